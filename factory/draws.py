@@ -1,0 +1,205 @@
+"""Addressed random numbers: what is drawn depends on (seed, split, label, name, sample index) and on nothing else.
+
+There is no state. Whoever asks for samples 7 to 9 gets the numbers that samples 7 to 9 have in a run of a million, whatever else
+was drawn before, in which process and in which order. Philox is a function from (key, counter) to random bits: the key is a
+hash of the names, the counter is the sample's index.
+
+Two designs cover a parameter space more evenly than independent numbers, and are addressed in the same way: `sobol` (any
+length) and `latin_hypercube` (a length fixed beforehand).
+"""
+
+from functools import cache
+from hashlib import blake2b
+from math import isqrt, prod
+
+import numpy as np
+import numpy.typing as npt
+
+from factory import numerics
+
+Float = npt.NDArray[np.float64]
+Integer = npt.NDArray[np.int64]
+
+
+def address(*parts: int | str) -> int:
+    """A 64-bit key for a sequence of names: blake2b, with every part's type and length inside, so no two sequences collide."""
+    text = "".join(f"{type(part).__name__[0]}{len(str(part))}:{part}" for part in parts)
+    return int.from_bytes(blake2b(text.encode(), digest_size=8, person=b"factory draws").digest(), "little")
+
+
+class Draws:
+    """Random numbers for the samples ``start`` to ``stop`` of one split.
+
+    Parameters
+    ----------
+    seed : int
+        The recipe's seed.
+    split : str
+        The name of the sample axis: two splits share no number.
+    start, stop : int
+        The half-open range of sample indices, ``0 <= start <= stop``.
+    label : str
+        A private name space inside the split, see `under`.
+    """
+
+    __slots__ = ("label", "seed", "split", "start", "stop")
+
+    def __init__(self, seed: int, split: str, start: int, stop: int, label: str = "") -> None:
+        if not 0 <= start <= stop:
+            raise ValueError(f"the samples {start} to {stop} are no range: 0 <= start <= stop is needed")
+        self.seed, self.split, self.start, self.stop, self.label = seed, split, start, stop, label
+
+    def __repr__(self) -> str:
+        return f"Draws({self.seed}, {self.split!r}, {self.start}, {self.stop}, label={self.label!r})"
+
+    @property
+    def size(self) -> int:
+        """The number of samples."""
+        return self.stop - self.start
+
+    def under(self, label: str) -> "Draws":
+        """The same samples in a private name space, so that a step used twice gets fresh numbers. Labels nest like paths."""
+        return Draws(self.seed, self.split, self.start, self.stop, f"{self.label}/{label}" if self.label else label)
+
+    def key(self, name: str) -> int:
+        """The 64-bit Philox key of one name."""
+        return address(self.seed, self.split, self.label, name)
+
+    def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Float:
+        """Uniform numbers in the open interval (0, 1). Shape (sample, *shape), float64.
+
+        The j-th number of a sample does not depend on how many are asked for: a longer shape begins with a shorter one.
+        """
+        out = np.empty((self.size, prod(shape)))
+        numerics.uniform_block(out, np.uint64(self.key(name)), np.uint64(self.start))
+        return out.reshape(self.size, *shape)
+
+    def normal(self, name: str, shape: tuple[int, ...] = ()) -> Float:
+        """Standard normal numbers, the quantiles of `uniform` of the same name. Shape (sample, *shape), float64."""
+        out = np.empty((self.size, prod(shape)))
+        numerics.normal_block(out, np.uint64(self.key(name)), np.uint64(self.start))
+        return out.reshape(self.size, *shape)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# designs
+
+# Primitive polynomials (all their bits) and initial direction numbers of the first dimensions, as published by Joe & Kuo 2008,
+# doi:10.1137/070709359 (new-joe-kuo-6). The first dimension is the van der Corput sequence and needs neither.
+_JOE_KUO: tuple[tuple[int, tuple[int, ...]], ...] = (
+    (3, (1,)),
+    (7, (1, 3)),
+    (11, (1, 3, 1)),
+    (13, (1, 1, 1)),
+    (19, (1, 1, 3, 3)),
+    (25, (1, 3, 5, 13)),
+    (37, (1, 1, 5, 5, 17)),
+    (41, (1, 1, 5, 5, 5)),
+    (47, (1, 1, 7, 11, 19)),
+    (55, (1, 1, 5, 1, 1)),
+    (59, (1, 1, 1, 3, 11)),
+    (61, (1, 3, 5, 5, 31)),
+    (67, (1, 3, 3, 9, 7, 49)),
+    (91, (1, 1, 1, 15, 21, 21)),
+    (97, (1, 3, 1, 13, 27, 49)),
+    (103, (1, 1, 1, 15, 7, 5)),
+    (109, (1, 3, 1, 15, 13, 25)),
+    (115, (1, 1, 5, 5, 19, 61)),
+    (131, (1, 3, 7, 11, 23, 15, 103)),
+    (137, (1, 3, 7, 13, 13, 15, 69)),
+    (143, (1, 1, 3, 13, 7, 35, 63)),
+    (145, (1, 3, 5, 9, 1, 25, 53)),
+    (157, (1, 3, 1, 13, 9, 35, 107)),
+    (167, (1, 3, 1, 5, 27, 61, 31)),
+    (171, (1, 1, 5, 11, 19, 41, 61)),
+    (185, (1, 3, 5, 3, 3, 13, 69)),
+    (191, (1, 1, 7, 13, 1, 19, 1)),
+    (193, (1, 3, 7, 5, 13, 19, 59)),
+    (203, (1, 1, 3, 9, 25, 29, 41)),
+    (211, (1, 3, 5, 13, 23, 1, 55)),
+    (213, (1, 3, 7, 3, 13, 59, 17)),
+)
+SOBOL_DIMENSIONS = len(_JOE_KUO) + 1
+_SOBOL_BITS = 62
+
+
+@cache
+def _directions(dimension: int) -> npt.NDArray[np.uint64]:
+    """The direction numbers of one dimension, most significant bit first, as 64-bit fractions."""
+    if not 0 <= dimension < SOBOL_DIMENSIONS:
+        raise ValueError(f"a Sobol design has at most {SOBOL_DIMENSIONS} dimensions here; dimension {dimension} was asked for")
+    if dimension == 0:
+        m = [1] * _SOBOL_BITS
+    else:
+        polynomial, initial = _JOE_KUO[dimension - 1]
+        m, degree = list(initial), len(initial)
+        for k in range(degree, _SOBOL_BITS):
+            value = m[k - degree] ^ (m[k - degree] << degree)
+            for j in range(1, degree):
+                if polynomial >> (degree - j) & 1:
+                    value ^= m[k - j] << j
+            m.append(value)
+    return np.array([value << (63 - k) for k, value in enumerate(m)], dtype=np.uint64)
+
+
+def sobol_bits(dimension: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
+    """The plain Sobol sequence in one dimension as 64-bit fractions, points ``start`` to ``stop`` in Gray-code order. Shape (n,)."""
+    out = np.empty(stop - start, dtype=np.uint64)
+    numerics.sobol_points(_directions(dimension), np.uint64(start), out)
+    return out
+
+
+def sobol(key: int, dimension: int, start: int, stop: int) -> Float:
+    """Owen-scrambled Sobol points in one dimension, in the open interval (0, 1). Shape (n,).
+
+    Point i of a dimension is the exclusive-or of one direction number for every set bit of i's Gray code, so no point needs its
+    predecessors. The scramble is a hash in which every bit depends on the more significant bits only (nested uniform
+    scrambling as in Burley 2020, Journal of Computer Graphics Techniques 9(4)): each aligned block of 2**k points keeps exactly
+    one point in each of 2**k equal intervals. Distinct keys give independent scrambles; the dimension is mixed into the key.
+    """
+    bits = sobol_bits(dimension, start, stop)
+    out = np.empty(bits.shape)
+    numerics.owen_scramble(bits, np.uint64(address(key, "sobol", dimension)), out)
+    return out
+
+
+def latin_hypercube(key: int, n_total: int, start: int, stop: int) -> Float:
+    """One dimension of a Latin hypercube of ``n_total`` points: exactly one in each interval of width 1/n_total. Shape (n,).
+
+    Point i lies at a random place of interval number permutation(i). Give every dimension its own key.
+    """
+    if not 0 <= start <= stop <= n_total:
+        raise ValueError(f"a Latin hypercube of {n_total} points has no points {start} to {stop}: its length is fixed")
+    cell = permute(np.arange(start, stop, dtype=np.int64), n_total, address(key, "cell"))
+    place = np.empty((stop - start, 1))
+    numerics.uniform_block(place, np.uint64(address(key, "place")), np.uint64(start))
+    # above 2**53 / n_total the sum may round up to the next cell or to 1: the clip keeps the interval open
+    return np.minimum((cell + place[:, 0]) / n_total, 1.0 - 2.0**-53)
+
+
+def permute(index: Integer, n: int, key: int) -> Integer:
+    """A keyed permutation of 0 ... n - 1, evaluated at ``index``: O(1) memory, no table.
+
+    A Feistel network on a grid of about sqrt(n) x sqrt(n) cells, walked along its cycle in the rare case that it leads outside
+    of n (Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9).
+
+    Parameters
+    ----------
+    index : int64 array of any shape, every entry in [0, n)
+    n : int, 1 to 2**62
+    key : int, 64 bits
+
+    Returns
+    -------
+    int64 array of the same shape.
+    """
+    if not 1 <= n <= 2**62:
+        raise ValueError(f"a permutation needs 1 to 2**62 places, {n} were asked for")
+    flat = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
+    if flat.size and (flat.min() < 0 or flat.max() >= n):
+        raise IndexError(f"an index lies outside the permutation of {n} places: {flat.min()} to {flat.max()} were asked for")
+    out = np.empty_like(flat)
+    left = isqrt(n - 1) + 1
+    right = -(-n // left)
+    numerics.permute_block(flat, np.uint64(n), np.uint64(left), np.uint64(right), np.uint64(key), out)
+    return out.reshape(np.shape(index))

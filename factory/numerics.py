@@ -1,0 +1,558 @@
+"""Elementary functions and random bits whose bytes are the same on every machine.
+
+libm and NumPy choose their exp, log and power by the processor, and the choices differ in the last bit. Everything between a
+random bit and a stored number therefore goes through the functions below. They are made only of IEEE-754 operations that have
+one right answer (+ - * / sqrt, fused multiply-add, bit moves), in an order that is written down: no fastmath, no libm.
+
+Fused multiply-adds are explicit (LLVM's ``llvm.fma``): one instruction on every x86-64 since Haswell and on every ARMv8; a
+processor without it takes the C library's exact ``fma``, which is slow but gives the same bytes.
+
+The scalar functions (``exp``, ``log``, ...) are numba functions for kernels: float64 in, float64 out, free of branches where a
+loop should become SIMD code. The same names with ``_array`` are NumPy ufuncs. Quoted errors are in ulp and measured against
+mpmath in ``tests/test_numerics.py``.
+"""
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import njit, types, vectorize
+from numba.extending import intrinsic
+
+_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# bits
+
+
+@intrinsic
+def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
+    """``a * b + c`` with one rounding."""
+    f = types.float64
+    return f(f, f, f), lambda context, builder, signature, values: builder.fma(*values)
+
+
+@intrinsic
+def to_bits(typing: Any, x: Any) -> Any:
+    """The 64 bits of a float64 as int64."""
+    return types.int64(types.float64), lambda context, builder, signature, values: builder.bitcast(values[0], ir.IntType(64))
+
+
+@intrinsic
+def from_bits(typing: Any, n: Any) -> Any:
+    """The float64 that has the bits of an int64."""
+    return types.float64(types.int64), lambda context, builder, signature, values: builder.bitcast(values[0], ir.DoubleType())
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _horner3(x: float, c0: float, c1: float, c2: float) -> float:
+    return fma(fma(c2, x, c1), x, c0)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# exp, log, pow
+
+_LOG2_E = 1.4426950408889634
+_LN2_HIGH = 0.6931471803691238  # the first 32 bits of log 2, so that k * _LN2_HIGH is exact for |k| < 2**21
+_LN2_LOW = 1.9082149292705877e-10  # log 2 - _LN2_HIGH
+_ROUND = 6755399441055744.0  # 1.5 * 2**52: adding it leaves the nearest integer in the last bits
+_ROUND_BITS = 0x4338000000000000
+_INF = np.inf
+_NAN = np.nan
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _exp_of_sum(x: float, low: float) -> float:
+    """exp(x + low) for a small correction ``low``; x in [-746, 710] or nan."""
+    t = fma(x, _LOG2_E, _ROUND)
+    k = to_bits(t) - _ROUND_BITS
+    t -= _ROUND
+    r = fma(-t, _LN2_HIGH, x)
+    r = fma(-t, _LN2_LOW, r) + low
+    # Taylor: on |r| <= log(2)/2 the first term left out, r**14/14!, is below 2**-57
+    p = fma(r, 1 / 6227020800.0, 1 / 479001600.0)
+    p = fma(p, r, 1 / 39916800.0)
+    p = fma(p, r, 1 / 3628800.0)
+    p = fma(p, r, 1 / 362880.0)
+    p = fma(p, r, 1 / 40320.0)
+    p = fma(p, r, 1 / 5040.0)
+    p = fma(p, r, 1 / 720.0)
+    p = fma(p, r, 1 / 120.0)
+    p = fma(p, r, 1 / 24.0)
+    p = fma(p, r, 1 / 6.0)
+    p = fma(p, r, 0.5)
+    p = 1.0 + fma(r * r, p, r)
+    # two factors, because 2**k alone leaves the range of a normal float64 at both ends
+    half = k >> 1
+    return p * from_bits((half + 1023) << 52) * from_bits((k - half + 1023) << 52)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def exp(x: float) -> float:
+    """e**x. Error below 1 ulp (subnormal results: one unit of 2**-1074); inf above 709.79, 0 below -745.14, nan for nan."""
+    inside = min(max(x, -746.0), 710.0)
+    y = _exp_of_sum(inside, 0.0)
+    return y if x == x else x
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _split(x: float) -> tuple[float, float]:
+    """x = 2**e * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); x > 0 and finite. Returns (e as float, f)."""
+    small = x < 2.2250738585072014e-308
+    n = to_bits(x * 18014398509481984.0 if small else x)  # 2**54 lifts subnormals into the normal range
+    n += 0x3FF0000000000000 - 0x3FE6A09E667F3BCD
+    # the exponent is written into the last bits of 2**52 and so becomes a float64 without a conversion instruction
+    e = from_bits((n >> 52) | 0x4330000000000000) - (4503599627370496.0 + 1023.0)
+    m = from_bits((n & 0x000FFFFFFFFFFFFF) + 0x3FE6A09E667F3BCD)
+    return (e - 54.0 if small else e), m - 1.0
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _atanh_tail(z: float) -> float:
+    """2 (1/5 + z/7 + z**2/9 + ...): atanh beyond its first two terms; z = s**2 <= 0.0295, next term below 2**-60 of the sum."""
+    p = fma(z, 2 / 23.0, 2 / 21.0)
+    p = fma(p, z, 2 / 19.0)
+    p = fma(p, z, 2 / 17.0)
+    p = fma(p, z, 2 / 15.0)
+    p = fma(p, z, 2 / 13.0)
+    p = fma(p, z, 2 / 11.0)
+    p = fma(p, z, 2 / 9.0)
+    p = fma(p, z, 2 / 7.0)
+    return fma(p, z, 2 / 5.0)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _log_outside(x: float, y: float) -> float:
+    """The logarithm y of x, replaced where x is no positive finite number."""
+    y = y if x < _INF else x
+    y = y if x > 0.0 else (-_INF if x == 0.0 else _NAN)
+    return y
+
+
+@njit(forceinline=True, **_OPTIONS)
+def log(x: float) -> float:
+    """Natural logarithm. Error below 1 ulp, subnormals included; -inf at 0, inf at inf, nan below 0 and for nan."""
+    e, f = _split(x)
+    s = f / (2.0 + f)
+    z = s * s
+    half = 0.5 * f * f
+    r = z * fma(_atanh_tail(z), z, 2 / 3.0)
+    # log(1 + f) = 2 atanh(s) = f - half + s (half + r): the large part, f, is exact
+    y = fma(e, _LN2_HIGH, f - (half - fma(s, half + r, e * _LN2_LOW)))
+    return _log_outside(x, y)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def log1p(x: float) -> float:
+    """log(1 + x). Error below 2 ulp; -inf at -1, nan below."""
+    u = 1.0 + x
+    correction = (x - (u - 1.0)) / u
+    y = log(u) + (correction if correction == correction else 0.0)
+    return y
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _log_pair(x: float) -> tuple[float, float]:
+    """log x as a sum of two float64, good to about 2**-66 of it; x > 0 and finite."""
+    e, f = _split(x)
+    d = 2.0 + f
+    d_low = f - (d - 2.0)
+    s = f / d
+    s_low = (fma(-s, d, f) - s * d_low) / d
+    z = s * s
+    z_low = fma(s, s, -z) + 2.0 * s * s_low
+    c = s * z
+    c_low = fma(s, z, -c) + s_low * z + s * z_low
+    # 2/3 s**3 with both halves of the factor, then the rest of the series, which is small enough for one float64
+    cubic = c * (2 / 3.0)
+    cubic_low = fma(c, 2 / 3.0, -cubic) + c_low * (2 / 3.0) + c * 3.700743415417188e-17
+    rest = c * z * _atanh_tail(z)
+    a = e * _LN2_HIGH
+    high = a + 2.0 * s  # |a| >= |2 s| or a = 0: the difference below is exact
+    low = (a - high) + 2.0 * s
+    total = high + cubic
+    low += (high - total) + cubic
+    low += 2.0 * s_low + cubic_low + rest + e * _LN2_LOW
+    high = total + low
+    return high, low - (high - total)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def pow(x: float, y: float) -> float:
+    """x**y for x > 0. Error below 1 ulp; x = 0 gives 0 for y > 0, 1 for y = 0, inf for y < 0; nan below 0 and for nan."""
+    high, low = _log_pair(x)
+    p = y * high
+    p_low = fma(y, high, -p) + y * low
+    z = _exp_of_sum(min(max(p, -746.0), 710.0), p_low if abs(p) < 746.0 else 0.0)
+    z = z if (x > 0.0) and (x < _INF) and (abs(y) < _INF) else exp(y * log(x))
+    z = 1.0 if y == 0.0 else z
+    return z if x == x else x
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# sin, cos
+
+_TWO_OVER_PI = 0.6366197723675814
+_HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591833e-33)  # their sum is pi/2 to 2**-161
+_LARGEST_ANGLE = 1125899906842624.0  # 2**50
+
+
+@njit(forceinline=True, **_OPTIONS)
+def sincos(x: float) -> tuple[float, float]:
+    """(sin x, cos x), x in radians. Error below 1 ulp for |x| <= 2**50; nan beyond, where an angle has lost its meaning."""
+    t = fma(x, _TWO_OVER_PI, _ROUND)
+    quadrant = to_bits(t) & 3
+    t -= _ROUND
+    first = fma(-t, _HALF_PI[0], x)  # exact: a multiple of 2**-53 and below 1
+    product = t * _HALF_PI[1]
+    r = first - product
+    r_low = ((first - r) - product) - (fma(t, _HALF_PI[1], -product) + t * _HALF_PI[2])
+    total = r + r_low
+    r_low -= total - r
+    r = total
+    z = r * r
+    # Taylor: on |r| <= pi/4 the terms left out, r**19/19! and r**20/20!, are below 2**-63
+    p = fma(z, 1 / 355687428096000.0, -1 / 1307674368000.0)
+    p = fma(p, z, 1 / 6227020800.0)
+    p = fma(p, z, -1 / 39916800.0)
+    p = fma(p, z, 1 / 362880.0)
+    p = fma(p, z, -1 / 5040.0)
+    p = fma(p, z, 1 / 120.0)
+    p = fma(p, z, -1 / 6.0)
+    sine = r + fma(r * z, p, fma(-0.5 * z, r_low, r_low))
+    q = fma(z, -1 / 6402373705728000.0, 1 / 20922789888000.0)
+    q = fma(q, z, -1 / 87178291200.0)
+    q = fma(q, z, 1 / 479001600.0)
+    q = fma(q, z, -1 / 3628800.0)
+    q = fma(q, z, 1 / 40320.0)
+    q = fma(q, z, -1 / 720.0)
+    q = fma(q, z, 1 / 24.0)
+    half = 0.5 * z
+    one = 1.0 - half
+    cosine = one + (((1.0 - one) - half) + fma(z * z, q, -r * r_low))
+    odd = (quadrant & 1) == 1
+    a = cosine if odd else sine
+    b = sine if odd else cosine
+    a = from_bits(to_bits(a) ^ ((quadrant & 2) << 62))
+    b = from_bits(to_bits(b) ^ (((quadrant + 1) & 2) << 62))
+    known = abs(x) <= _LARGEST_ANGLE
+    return (a if known else _NAN), (b if known else _NAN)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def sin(x: float) -> float:
+    """sin x, see `sincos`."""
+    return sincos(x)[0]
+
+
+@njit(forceinline=True, **_OPTIONS)
+def cos(x: float) -> float:
+    """cos x, see `sincos`."""
+    return sincos(x)[1]
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# the normal distribution
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _ndtri_central(q: float) -> float:
+    """Normal quantile at 0.5 + q for |q| <= 0.425."""
+    r = fma(-q, q, 0.180625)
+    a = fma(r, 2.5090809287301226727e3, 3.3430575583588128105e4)
+    b = fma(r, 5.2264952788528545610e3, 2.8729085735721942674e4)
+    a = fma(a, r, 6.7265770927008700853e4)
+    b = fma(b, r, 3.9307895800092710610e4)
+    a = fma(a, r, 4.5921953931549871457e4)
+    b = fma(b, r, 2.1213794301586595867e4)
+    a = fma(a, r, 1.3731693765509461125e4)
+    b = fma(b, r, 5.3941960214247511077e3)
+    a = fma(a, r, 1.9715909503065514427e3)
+    b = fma(b, r, 6.8718700749205790830e2)
+    a = fma(a, r, 1.3314166789178437745e2)
+    b = fma(b, r, 4.2313330701600911252e1)
+    a = fma(a, r, 3.3871328727963666080e0)
+    b = fma(b, r, 1.0)
+    return q * a / b
+
+
+@njit(**_OPTIONS)
+def _ndtri_tail(u: float) -> float:
+    """Normal quantile outside the centre; -inf and inf at 0 and 1, nan outside [0, 1]."""
+    r = np.sqrt(-log(min(u, 1.0 - u)))
+    if r <= 5.0:
+        r -= 1.6
+        a = fma(r, 7.74545014278341407640e-4, 2.27238449892691845833e-2)
+        b = fma(r, 1.05075007164441684324e-9, 5.47593808499534494600e-4)
+        a = fma(a, r, 2.41780725177450611770e-1)
+        b = fma(b, r, 1.51986665636164571966e-2)
+        a = fma(a, r, 1.27045825245236838258e0)
+        b = fma(b, r, 1.48103976427480074590e-1)
+        a = fma(a, r, 3.64784832476320460504e0)
+        b = fma(b, r, 6.89767334985100004550e-1)
+        a = fma(a, r, 5.76949722146069140550e0)
+        b = fma(b, r, 1.67638483018380384940e0)
+        a = fma(a, r, 4.63033784615654529590e0)
+        b = fma(b, r, 2.05319162663775882187e0)
+        a = fma(a, r, 1.42343711074968357734e0)
+        b = fma(b, r, 1.0)
+    else:
+        r = min(r, 40.0) - 5.0
+        a = fma(r, 2.01033439929228813265e-7, 2.71155556874348757815e-5)
+        b = fma(r, 2.04426310338993978564e-15, 1.42151175831644588870e-7)
+        a = fma(a, r, 1.24266094738807843860e-3)
+        b = fma(b, r, 1.84631831751005468180e-5)
+        a = fma(a, r, 2.65321895265761230930e-2)
+        b = fma(b, r, 7.86869131145613259100e-4)
+        a = fma(a, r, 2.96560571828504891230e-1)
+        b = fma(b, r, 1.48753612908506148525e-2)
+        a = fma(a, r, 1.78482653991729133580e0)
+        b = fma(b, r, 1.36929880922735805310e-1)
+        a = fma(a, r, 5.46378491116411436990e0)
+        b = fma(b, r, 5.99832206555887937690e-1)
+        a = fma(a, r, 6.65790464350110377720e0)
+        b = fma(b, r, 1.0)
+    x = a / b
+    x = _INF if (u == 0.0) or (u == 1.0) else x
+    return -x if u < 0.5 else x
+
+
+@njit(**_OPTIONS)
+def ndtri(u: float) -> float:
+    """Standard normal quantile (Wichura's AS 241, doi:10.2307/2347330).
+
+    Error below 4 ulp for u in (0, 1); -inf at 0, inf at 1, nan outside [0, 1] and for nan.
+    """
+    q = u - 0.5
+    if abs(q) <= 0.425:
+        return _ndtri_central(q)
+    return _ndtri_tail(u)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# random bits
+
+_LOW_32 = np.uint64(0xFFFFFFFF)
+_SHIFT_32 = np.uint64(32)
+_SHIFT_12 = np.uint64(12)
+_M0 = np.uint64(0xD2511F53)
+_M1 = np.uint64(0xCD9E8D57)
+_W0 = np.uint64(0x9E3779B9)
+_W1 = np.uint64(0xBB67AE85)
+_ONE = np.uint64(1)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
+    """Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): counter and key to four words of 32 random bits.
+
+    Every word is a uint64 that holds 32 bits: a 32 x 32 -> 64 bit product is one SIMD instruction for such lanes.
+    """
+    for _ in range(10):
+        a = _M0 * c0
+        b = _M1 * c2
+        c0, c1, c2, c3 = (b >> _SHIFT_32) ^ c1 ^ k0, b & _LOW_32, (a >> _SHIFT_32) ^ c3 ^ k1, a & _LOW_32
+        k0 = (k0 + _W0) & _LOW_32
+        k1 = (k1 + _W1) & _LOW_32
+    return c0, c1, c2, c3
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _unit(low: int, high: int) -> float:
+    """((w >> 12) + 0.5) / 2**52 for the 64 bits w = (high, low): 52 bits as a float64 strictly between 0 and 1, exact."""
+    mantissa = ((high << _SHIFT_32) | low) >> _SHIFT_12
+    return from_bits(np.int64(mantissa) | 0x3FF0000000000000) - (1.0 - 2.0**-53)
+
+
+@njit(**_OPTIONS)
+def _uniform_row(row: Any, index: int, block: int, key: int) -> None:
+    """Uniforms number 2 block, 2 block + 1, ... of sample ``index`` into a contiguous row."""
+    k0, k1 = key & _LOW_32, key >> _SHIFT_32
+    i0, i1 = index & _LOW_32, index >> _SHIFT_32
+    pairs = row.size // 2
+    for j in range(pairs):
+        b = block + np.uint64(j)
+        w0, w1, w2, w3 = philox(i0, i1, b & _LOW_32, b >> _SHIFT_32, k0, k1)
+        row[2 * j] = _unit(w0, w1)
+        row[2 * j + 1] = _unit(w2, w3)
+    if row.size % 2:
+        b = block + np.uint64(pairs)
+        w0, w1, w2, w3 = philox(i0, i1, b & _LOW_32, b >> _SHIFT_32, k0, k1)
+        row[2 * pairs] = _unit(w0, w1)
+
+
+@njit(**_OPTIONS)
+def uniform_block(out: Any, key: np.uint64, first: np.uint64) -> None:
+    """Fill ``out`` (float64, C-contiguous, (n, m)) with uniforms in the open interval (0, 1).
+
+    ``out[i, j]`` depends on (key, first + i, j) and on nothing else. Philox counter: (index low, index high, block low,
+    block high) with block = j // 2, since one block holds two numbers of 52 bits.
+    """
+    for i in range(out.shape[0]):
+        _uniform_row(out[i], first + np.uint64(i), np.uint64(0), key)
+
+
+_CHUNK = 1024  # uniforms in flight: 8 kB, so they stay in the first-level cache
+
+
+@njit(**_OPTIONS)
+def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
+    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of ``ndtri(uniform_block(...))``."""
+    m = out.shape[1]
+    uniforms = np.empty(min(m, _CHUNK))
+    for i in range(out.shape[0]):
+        for start in range(0, m, _CHUNK):
+            row = out[i, start : min(start + _CHUNK, m)]
+            u = uniforms[: row.size]
+            _uniform_row(u, first + np.uint64(i), np.uint64(start // 2), key)
+            for j in range(row.size):
+                row[j] = _ndtri_central(u[j] - 0.5)
+            for j in range(row.size):
+                if abs(u[j] - 0.5) > 0.425:
+                    row[j] = _ndtri_tail(u[j])
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# designs and permutations
+
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ZERO = np.uint64(0)
+_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def mix(x: int) -> int:
+    """A bijection of 64-bit words that makes every output bit depend on every input bit (Stafford's mix 13, as in SplitMix64)."""
+    x = (x ^ (x >> _SHIFT_30)) * _MIX_1
+    x = (x ^ (x >> _SHIFT_27)) * _MIX_2
+    return x ^ (x >> _SHIFT_31)
+
+
+@njit(**_OPTIONS)
+def sobol_points(directions: Any, first: np.uint64, out: Any) -> None:
+    """Sobol fractions (uint64) of points first, first + 1, ...; ``directions`` as 64-bit fractions, ``out`` (n,)."""
+    for i in range(out.size):
+        index = first + np.uint64(i)
+        gray = index ^ (index >> _ONE)
+        x = _ZERO
+        k = 0
+        while gray != _ZERO:
+            if gray & _ONE:
+                x ^= directions[k]
+            gray >>= _ONE
+            k += 1
+        out[i] = x
+
+
+_SWAPS = tuple(
+    (np.uint64(1 << k), np.uint64(mask))
+    for k, mask in enumerate(
+        (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
+    )
+)
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _reversed(x: int) -> int:
+    """The 64 bits in reverse order."""
+    for shift, mask in _SWAPS:
+        x = ((x >> shift) & mask) | ((x & mask) << shift)
+    return x
+
+
+_EVEN = (np.uint64(0x6C50B47C9D3A7E16), np.uint64(0xB82F1E52C4AD3C86), np.uint64(0xC7AFE638D2F14B9E), np.uint64(0x8D22F6E6A1B3C4D2))
+
+
+@njit(**_OPTIONS)
+def owen_scramble(bits: Any, key: np.uint64, out: Any) -> None:
+    """Nested uniform scramble of 64-bit fractions into float64 in (0, 1). Shapes (n,).
+
+    On the reversed word, adding a constant and ``x ^= x * even`` let a bit depend on lower bits only: an Owen scramble.
+    """
+    a, b, c, d = mix(key + _GOLDEN), mix(key + _GOLDEN * np.uint64(2)), mix(key + _GOLDEN * np.uint64(3)), mix(key)
+    for i in range(out.size):
+        x = _reversed(bits[i]) + a
+        x ^= x * _EVEN[0]
+        x = x * (b | _ONE) + c
+        x ^= x * _EVEN[1]
+        x = x * (c | _ONE) + d
+        x ^= x * _EVEN[2]
+        x = x * (d | _ONE) + b
+        x ^= x * _EVEN[3]
+        x = _reversed(x + a)
+        out[i] = _unit(x & _LOW_32, x >> _SHIFT_32)
+
+
+_ROUNDS = 8
+
+
+@njit(forceinline=True, **_OPTIONS)
+def _turn(word: int, key: int, size: int) -> int:
+    """A keyed number in [0, size) made from another; size at most 2**32."""
+    f = ((word ^ key) * _MIX_1) ^ key
+    f = (f ^ (f >> _SHIFT_32)) * _MIX_2
+    return ((f >> _SHIFT_32) * size) >> _SHIFT_32
+
+
+@njit(**_OPTIONS)
+def permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, key: np.uint64, out: Any) -> None:
+    """A keyed permutation of 0 ... n - 1 at every index (int64, (m,)); left * right >= n, each at most 2**31."""
+    keys = np.empty(_ROUNDS, dtype=np.uint64)
+    for r in range(_ROUNDS):
+        keys[r] = mix(key + _GOLDEN * np.uint64(r + 1))
+    for i in range(index.size):
+        x = np.uint64(index[i])
+        inside = False
+        while not inside:
+            a = x // right
+            b = x - a * right
+            for r in range(0, _ROUNDS, 2):
+                a += _turn(b, keys[r], left)
+                a = a - left if a >= left else a
+                b += _turn(a, keys[r + 1], right)
+                b = b - right if b >= right else b
+            x = a * right + b
+            inside = x < n
+        out[i] = np.int64(x)
+
+
+# ---------------------------------------------------------------------------------------------------------------------------
+# the same functions for arrays
+
+
+@vectorize(cache=True)
+def exp_array(x: Any) -> Any:
+    """`exp` of an array."""
+    return exp(x)
+
+
+@vectorize(cache=True)
+def log_array(x: Any) -> Any:
+    """`log` of an array."""
+    return log(x)
+
+
+@vectorize(cache=True)
+def pow_array(x: Any, y: Any) -> Any:
+    """`pow` of arrays, broadcast."""
+    return pow(x, y)
+
+
+@vectorize(cache=True)
+def sin_array(x: Any) -> Any:
+    """`sin` of an array in radians."""
+    return sin(x)
+
+
+@vectorize(cache=True)
+def cos_array(x: Any) -> Any:
+    """`cos` of an array in radians."""
+    return cos(x)
+
+
+@vectorize(cache=True)
+def ndtri_array(u: Any) -> Any:
+    """`ndtri` of an array."""
+    return ndtri(u)
