@@ -1,0 +1,243 @@
+"""The factory floor: samples ``start..stop`` of one split as a labelled data set.
+
+`make` is pure: the same arguments give the same bytes, whatever else was made before, by whom, and in which pieces.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from factory.draws import Draws, latin_hypercube, sobol
+from factory.recipe import Recipe
+from factory.recipe.checking import CATEGORIES
+from factory.recipe.model import Drawn, Link, Ref, Split
+from factory.units import Array
+
+State = dict[str, Array]
+LARGE = 16_384  # bytes: an outer variable above this is never copied for each inner sample, but seen through stride 0
+KEPT_BYTES = 256 * 2**20  # what outer levels may hold in memory, for all recipes of one process
+
+
+def make(recipe: Recipe, split: str | None, start: int, stop: int) -> xr.Dataset:
+    """Samples ``start`` (included) to ``stop`` (not included) of a split.
+
+    Returns
+    -------
+    xr.Dataset
+        One variable for each kept one and each drawn scalar, dims ``("sample", ...)``, ``units`` in its attributes,
+        coordinates named like their dimension.  ``sample`` has no coordinate.
+
+    Raises
+    ------
+    ValueError
+        No such split, or a range outside it.
+    """
+    plan = recipe.split(split)
+    state = _run(recipe, plan, len(plan.levels) - 1, start, stop, frozenset(plan.keep))
+    wanted = {v.name: state[v.name] for v in plan.variables.values() if v.name in state}
+    return _label(recipe, plan, wanted)
+
+
+def trace(recipe: Recipe, split: str | None, index: int) -> xr.Dataset:
+    """One sample with every variable that the chain makes, kept or not: dims ``("sample", ...)``, size 1."""
+    plan = recipe.split(split)
+    names = frozenset(plan.ports)
+    state: State = {}
+    for depth, stride in enumerate(plan.strides):
+        state |= _run(recipe, plan, depth, index // stride, index // stride + 1, names)
+    return _label(recipe, plan, {name: state[name] for name in plan.ports})
+
+
+def _label(recipe: Recipe, plan: Split, arrays: Mapping[str, Array]) -> xr.Dataset:
+    data, coords = {}, {}
+    for name, values in arrays.items():
+        port = plan.ports[name]
+        attrs: dict[str, Any] = {"units": port.unit}
+        if port.dims == (name,):
+            coords[name] = xr.Variable(port.dims, values, attrs)
+            continue
+        if name in CATEGORIES:
+            attrs |= _flags(name)
+        dtype = plan.keep.get(name, port.dtype)
+        data[name] = xr.Variable(("sample", *port.dims), values.astype(dtype, copy=False), attrs)
+    for dim in {d: None for v in data.values() for d in v.dims if d in CATEGORIES}:
+        if dim not in data:
+            codes = np.arange(len(CATEGORIES[dim]), dtype="int64")
+            coords[dim] = xr.Variable((dim,), codes, {"units": "1"} | _flags(dim))
+    return xr.Dataset(data, coords, {"recipe": recipe.name, "identity": recipe.identity, "split": plan.name})
+
+
+def _flags(name: str) -> dict[str, Any]:
+    """CF attributes that say which tissue a code means."""
+    return {"flag_values": list(range(len(CATEGORIES[name]))), "flag_meanings": " ".join(CATEGORIES[name])}
+
+
+def _run(recipe: Recipe, plan: Split, depth: int, start: int, stop: int, keep: frozenset[str]) -> State:
+    """Everything of one level, and whatever of the outer ones is in ``keep``, for that level's indices start..stop."""
+    total = -(-plan.samples // plan.strides[depth])
+    if not 0 <= start < stop <= total:
+        raise ValueError(f"recipe {recipe.name}, split {plan.name}: there are no samples {start} to {stop}; "
+                         f"it has 0 to {total}")
+    outer = _outer(recipe, plan, depth, start, stop) if depth else None
+    draws = Draws(recipe.seed, plan.name, start, stop)
+    state: State = {}
+    for one in plan.draw:
+        if one.level == depth:
+            state[one.name] = draw_values(recipe, plan, one, draws, state, outer)
+    mine = [link for link in plan.chain if link.level == depth]
+    last = {name: link for link in mine for name in link.wires.values()}
+    inner = depth < len(plan.levels) - 1  # later levels may read anything made here
+    for link in mine:
+        _merge(state, run_link(link, draws, state, outer), plan)
+        for name in {n for n in link.wires.values() if last[n] is link and n in state}:
+            if name not in keep and not inner:
+                del state[name]
+    if outer is not None:
+        state |= {name: outer.take(name) for name in outer.names() if name in keep and name not in state}
+    return state
+
+
+def _merge(state: State, made: State, plan: Split) -> None:
+    for name, values in made.items():
+        if name in state and not np.array_equal(state[name], values):
+            raise ValueError(f"two steps of split {plan.name} give different values for the coordinate {name!r}")
+        state[name] = values
+
+
+def draw_values(recipe: Recipe, plan: Split, one: Drawn, draws: Draws, state: Mapping[str, Array],
+                outer: Outer | None = None) -> Array:
+    """The values of one drawn variable, shape (sample, *dims)."""
+    parameters: dict[str, Any] = {
+        key: _look_up(value.name, state, outer) if isinstance(value, Ref) else value
+        for key, value in one.parameters.items()
+    }
+    count = one.distribution.uniforms(one.parameters)
+    own = draws.under("draw")
+    if one.design is None:
+        u = own.uniform(one.name, (count,))
+    else:
+        u = np.stack([_designed(recipe, plan, one, k, own) for k in range(count)], axis=1)
+    return one.distribution.function(u, **parameters)  # type: ignore[no-any-return]
+
+
+def _look_up(name: str, state: Mapping[str, Array], outer: Outer | None) -> Array:
+    return state[name] if name in state or outer is None else outer.take(name)
+
+
+def _designed(recipe: Recipe, plan: Split, one: Drawn, k: int, draws: Draws) -> Array:
+    raise NotImplementedError
+
+
+def run_link(link: Link, draws: Draws, state: Mapping[str, Array], outer: Outer | None = None) -> State:
+    """Run one link for the samples of ``draws``; its outputs under their final names."""
+    large = outer is not None and any(outer.bytes(n) > LARGE for n in link.wires.values() if n not in state)
+    if not large or outer is None:
+        inputs = [_look_up(n, state, outer) for n in link.wires.values()]
+        return _call(link, draws, inputs)
+    pieces = []
+    for first, last, index in outer.runs():
+        part = Draws(draws.seed, draws.split, draws.start + first, draws.start + last, draws.label)
+        inputs = [state[n][first:last] if n in state else outer.broadcast(n, index, last - first)
+                  for n in link.wires.values()]
+        pieces.append(_call(link, part, inputs))
+    if len(pieces) == 1:
+        return pieces[0]
+    return {
+        name: pieces[0][name] if link.ports[name].dims == (name,) else np.concatenate([p[name] for p in pieces])
+        for name in pieces[0]
+    }
+
+
+def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
+    seen = []
+    for values in inputs:  # a step may not write into what another step will read
+        view = values.view()
+        view.flags.writeable = False
+        seen.append(view)
+    extra = {"draws": draws.under(link.label)} if link.step.random else {}
+    result = link.step(*seen, **extra, **link.constants)._asdict()
+    made = {}
+    for key, name in link.outputs.items():
+        values, port = result[key], link.ports[name]
+        axes = len(port.dims) if port.dims == (name,) else 1 + len(port.dims)
+        if values.dtype != port.dtype or values.ndim != axes:
+            raise TypeError(f"step {link.step.name} promised {key!r} as {port.dtype} with {axes} axes, "
+                            f"but returned {values.dtype} with shape {values.shape}")
+        made[name] = values
+    return made
+
+
+class Outer:
+    """What outer levels made, seen from the samples start..stop of an inner level."""
+
+    def __init__(self, states: list[State], which: Array, above: Outer | None):
+        self.states, self.which, self.above = states, which, above
+
+    def names(self) -> list[str]:
+        return [*self.states[0], *(self.above.names() if self.above else ())]
+
+    def bytes(self, name: str) -> int:
+        return self._holder(name).states[0][name].nbytes
+
+    def _holder(self, name: str) -> Outer:
+        return self if name in self.states[0] or self.above is None else self.above
+
+    def take(self, name: str) -> Array:
+        """A copy for each inner sample."""
+        held = self._holder(name)
+        first = held.states[0][name]
+        if first.ndim == 1 and first.shape[0] != 1:
+            return first
+        return np.concatenate([s[name] for s in held.states])[held.which]
+
+    def runs(self) -> Iterator[tuple[int, int, int]]:
+        """(first, last, position) of inner samples that share one index of the level just outside."""
+        edges = np.flatnonzero(np.diff(self.which)) + 1
+        bounds = [0, *edges.tolist(), len(self.which)]
+        for first, last in zip(bounds, bounds[1:], strict=False):
+            yield first, last, first
+
+    def broadcast(self, name: str, position: int, count: int) -> Array:
+        """One outer value for ``count`` samples, without copies."""
+        held = self._holder(name)
+        one = held.states[held.which[position]][name]
+        return np.broadcast_to(one, (count, *one.shape[1:]))
+
+
+_kept: OrderedDict[tuple[Any, ...], State] = OrderedDict()
+_kept_lock = Lock()
+
+
+def _outer(recipe: Recipe, plan: Split, depth: int, start: int, stop: int) -> Outer:
+    ratio = plan.strides[depth - 1] // plan.strides[depth]
+    first, last = start // ratio, (stop - 1) // ratio + 1
+    states = [_remembered(recipe, plan, depth - 1, index) for index in range(first, last)]
+    which = np.arange(start, stop) // ratio - first
+    above = None
+    if depth > 1:
+        over = _outer(recipe, plan, depth - 1, first, last)
+        above = Outer(over.states, over.which[which], over.above)
+    return Outer(states, which, above)
+
+
+def _remembered(recipe: Recipe, plan: Split, depth: int, index: int) -> State:
+    """One index of an outer level: computed once, kept while there is room."""
+    key = (recipe.identity, plan.name, depth, index)
+    with _kept_lock:
+        if key in _kept:
+            _kept.move_to_end(key)
+            return _kept[key]
+    made = _run(recipe, plan, depth, index, index + 1, frozenset())
+    with _kept_lock:
+        _kept[key] = made
+        held = sum(v.nbytes for s in _kept.values() for v in s.values())
+        while held > KEPT_BYTES and len(_kept) > 1:
+            _, old = _kept.popitem(last=False)
+            held -= sum(v.nbytes for v in old.values())
+    return made

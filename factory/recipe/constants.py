@@ -1,0 +1,145 @@
+"""A recipe's constants: nodes of the text in, checked Python values out."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from math import isfinite
+from typing import Any
+
+from factory.recipe.reading import Faults, Node
+from factory.step import Constant
+from factory.units import TISSUES, UnitError, Volumes, convert
+
+_COMPARE: dict[str, Callable[[float, float], bool]] = {
+    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+}
+
+
+def nearest(word: object, legal: object) -> str:
+    """``; did you mean 'x'?`` or nothing."""
+    near = get_close_matches(str(word), [str(x) for x in legal], 1)  # type: ignore[attr-defined]
+    return f"; did you mean {near[0]!r}?" if near else ""
+
+
+def shown(node: Node) -> str:
+    """What was given, short enough for a sentence."""
+    value = node.value
+    if isinstance(value, dict):
+        return "a mapping" if value else "nothing"
+    if isinstance(value, list):
+        return "a list"
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def quantity(node: Node, unit: str, place: str, faults: Faults) -> float | None:
+    """One number in ``unit``; None after a fault."""
+    if isinstance(node.value, dict | list) or node.value is None:
+        faults.add(node, place, f"must be one number{_in(unit)}, not {shown(node)}")
+        return None
+    try:
+        return convert(node.value, unit)
+    except UnitError as error:
+        faults.add(node, place, str(error))
+        return None
+
+
+def quantities(node: Node, unit: str, place: str, faults: Faults) -> tuple[float, ...] | None:
+    """A list of numbers, either ``[139 ms, 166 ms]`` or ``{values: [139, 166], unit: ms}``; None after a fault."""
+    items, suffix = node, ""
+    if isinstance(node.value, dict):
+        if set(node.value) != {"values", "unit"}:
+            faults.add(node, place, f"must be a list or {{values: [...], unit: ...}}, not the keys {', '.join(node.value)}")
+            return None
+        items, suffix = node.value["values"], f" {node.value['unit'].value}"
+    if not isinstance(items.value, list) or not items.value:
+        faults.add(node, place, f"must be a list of numbers{_in(unit)} that is not empty, not {shown(items)}")
+        return None
+    numbers = []
+    for position, item in enumerate(items.value):
+        where = f"{place}[{position}]"
+        if suffix and (isinstance(item.value, bool) or not isinstance(item.value, int | float)):
+            faults.add(item, where, f"must be a bare number, since the list has a unit, not {shown(item)}")
+            continue
+        try:
+            numbers.append(convert(f"{item.value}{suffix}" if suffix else item.value, unit)
+                           if not isinstance(item.value, dict | list | None) else _refuse(item))
+        except UnitError as error:
+            faults.add(item, where, str(error))
+    return tuple(numbers) if len(numbers) == len(items.value) else None
+
+
+def _refuse(node: Node) -> float:
+    raise UnitError(f"must be a number, not {shown(node)}")
+
+
+def _in(unit: str) -> str:
+    return "" if unit == "1" else f" in {unit}"
+
+
+def whole(node: Node, place: str, faults: Faults) -> int | None:
+    """A whole number; 3.0 passes, 3.5 and true do not."""
+    value = node.value
+    if isinstance(value, float) and isfinite(value) and value == int(value):
+        value = int(value)
+    if isinstance(value, bool) or not isinstance(value, int):
+        faults.add(node, place, f"must be a whole number, not {shown(node)}")
+        return None
+    return value
+
+
+def constant(node: Node, kind: Constant, place: str, files: Mapping[str, Any], faults: Faults) -> Any:
+    """The value of one constant of a step; None after a fault."""
+    value: Any = None
+    if kind.kind == "quantity":
+        value = quantity(node, kind.unit, place, faults)
+    elif kind.kind == "quantities":
+        value = quantities(node, kind.unit, place, faults)
+    elif kind.kind == "int":
+        value = whole(node, place, faults)
+    elif kind.kind == "table":
+        return _table(node, place, faults)
+    elif kind.kind == "volumes":
+        return _volumes(node, place, files, faults)
+    elif kind.kind == "bool":
+        value = node.value if isinstance(node.value, bool) else None
+    elif kind.kind == "choice":
+        value = node.value if node.value in kind.choices else None
+    if value is None and kind.kind in ("bool", "choice"):
+        faults.add(node, place, f"must be {kind}, not {shown(node)}{nearest(node.value, kind.choices)}")
+    for number in value if isinstance(value, tuple) else (value,) if value is not None else ():
+        for sign, limit in kind.bounds:
+            if not _COMPARE[sign](number, limit):
+                faults.add(node, place, f"must be {sign} {limit:g}{_in(kind.unit)}, not {number:g}")
+                return None
+    return value
+
+
+def _table(node: Node, place: str, faults: Faults) -> dict[int, str] | None:
+    if not isinstance(node.value, dict):
+        faults.add(node, place, f"must be a mapping from label value to tissue, not {shown(node)}")
+        return None
+    table = {}
+    for key, entry in node.value.items():
+        if not key.lstrip("-").isdigit():
+            faults.add(entry, f"{place}.{key}", f"a label value must be a whole number, not {key!r}")
+        elif entry.value not in TISSUES:
+            faults.add(entry, f"{place}.{key}", f"{shown(entry)} is no tissue{nearest(entry.value, TISSUES)} "
+                       f"(tissues: {', '.join(TISSUES)})")
+        else:
+            table[int(key)] = str(entry.value)
+    return table
+
+
+def _volumes(node: Node, place: str, files: Mapping[str, Any], faults: Faults) -> Volumes | None:
+    value = files.get(node.value) if isinstance(node.value, str) else None
+    if isinstance(value, Volumes):
+        return value
+    if not (isinstance(node.value, str) and node.value in files):
+        faults.add(node, place, f"must name an entry under files, not {shown(node)}{nearest(node.value, files)} "
+                   f"(files: {', '.join(files) or 'none'})")
+    elif value is None:
+        faults.add(node, place, f"the file {node.value!r} is not given; say --set files.{node.value}=PATH")
+    return None
