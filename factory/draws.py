@@ -1,11 +1,11 @@
 """Addressed random numbers: what is drawn depends on (seed, split, label, name, sample index) and on nothing else.
 
-There is no state. Whoever asks for samples 7 to 9 gets the numbers that samples 7 to 9 have in a run of a million, whatever else
-was drawn before, in which process and in which order. Philox is a function from (key, counter) to random bits: the key is a
-hash of the names, the counter is the sample's index.
+There is no state. Whoever asks for samples 7 to 9 gets the numbers that samples 7 to 9 have in a run of a million,
+whatever else was drawn before, in which process and in which order. Philox is a function from (key, counter) to
+random bits: the key is a hash of the names, the counter is the sample's index.
 
-Two designs cover a parameter space more evenly than independent numbers, and are addressed in the same way: `sobol` (any
-length) and `latin_hypercube` (a length fixed beforehand).
+Two designs cover a parameter space more evenly than independent numbers, and are addressed in the same way: `sobol`
+(any length) and `latin_hypercube` (a length fixed beforehand).
 """
 
 from functools import cache
@@ -22,7 +22,9 @@ Integer = npt.NDArray[np.int64]
 
 
 def address(*parts: int | str) -> int:
-    """A 64-bit key for a sequence of names: blake2b, with every part's type and length inside, so no two sequences collide."""
+    """A 64-bit key for a sequence of names: blake2b, with every part's type and length inside, so no two sequences
+    collide.
+    """
     text = "".join(f"{type(part).__name__[0]}{len(str(part))}:{part}" for part in parts)
     return int.from_bytes(blake2b(text.encode(), digest_size=8, person=b"factory draws").digest(), "little")
 
@@ -58,7 +60,9 @@ class Draws:
         return self.stop - self.start
 
     def under(self, label: str) -> "Draws":
-        """The same samples in a private name space, so that a step used twice gets fresh numbers. Labels nest like paths."""
+        """The same samples in a private name space, so that a step used twice gets fresh numbers. Labels nest like
+        paths.
+        """
         return Draws(self.seed, self.split, self.start, self.stop, f"{self.label}/{label}" if self.label else label)
 
     def key(self, name: str) -> int:
@@ -68,7 +72,8 @@ class Draws:
     def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Float:
         """Uniform numbers in the open interval (0, 1). Shape (sample, *shape), float64.
 
-        The j-th number of a sample does not depend on how many are asked for: a longer shape begins with a shorter one.
+        The j-th number of a sample does not depend on how many are asked for: a longer shape begins with a shorter
+        one.
         """
         out = np.empty((self.size, prod(shape)))
         numerics.uniform_block(out, np.uint64(self.key(name)), np.uint64(self.start))
@@ -81,11 +86,12 @@ class Draws:
         return out.reshape(self.size, *shape)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # designs
 
-# Primitive polynomials (all their bits) and initial direction numbers of the first dimensions, as published by Joe & Kuo 2008,
-# doi:10.1137/070709359 (new-joe-kuo-6). The first dimension is the van der Corput sequence and needs neither.
+# Primitive polynomials (all their bits) and initial direction numbers of the first dimensions, as published by Joe &
+# Kuo 2008, doi:10.1137/070709359 (new-joe-kuo-6). The first dimension is the van der Corput sequence and needs
+# neither.
 _JOE_KUO: tuple[tuple[int, tuple[int, ...]], ...] = (
     (3, (1,)),
     (7, (1, 3)),
@@ -127,7 +133,7 @@ _SOBOL_BITS = 62
 def _directions(dimension: int) -> npt.NDArray[np.uint64]:
     """The direction numbers of one dimension, most significant bit first, as 64-bit fractions."""
     if not 0 <= dimension < SOBOL_DIMENSIONS:
-        raise ValueError(f"a Sobol design has at most {SOBOL_DIMENSIONS} dimensions here; dimension {dimension} was asked for")
+        raise ValueError(f"a Sobol design has dimensions 0 to {SOBOL_DIMENSIONS - 1}, not {dimension}")
     if dimension == 0:
         m = [1] * _SOBOL_BITS
     else:
@@ -143,7 +149,9 @@ def _directions(dimension: int) -> npt.NDArray[np.uint64]:
 
 
 def sobol_bits(dimension: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
-    """The plain Sobol sequence in one dimension as 64-bit fractions, points ``start`` to ``stop`` in Gray-code order. Shape (n,)."""
+    """The plain Sobol sequence in one dimension as 64-bit fractions, points ``start`` to ``stop`` in Gray-code
+    order. Shape (n,).
+    """
     out = np.empty(stop - start, dtype=np.uint64)
     numerics.sobol_points(_directions(dimension), np.uint64(start), out)
     return out
@@ -152,10 +160,11 @@ def sobol_bits(dimension: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
 def sobol(key: int, dimension: int, start: int, stop: int) -> Float:
     """Owen-scrambled Sobol points in one dimension, in the open interval (0, 1). Shape (n,).
 
-    Point i of a dimension is the exclusive-or of one direction number for every set bit of i's Gray code, so no point needs its
-    predecessors. The scramble is a hash in which every bit depends on the more significant bits only (nested uniform
-    scrambling as in Burley 2020, Journal of Computer Graphics Techniques 9(4)): each aligned block of 2**k points keeps exactly
-    one point in each of 2**k equal intervals. Distinct keys give independent scrambles; the dimension is mixed into the key.
+    Point i of a dimension is the exclusive-or of one direction number for every set bit of i's Gray code, so no point
+    needs its predecessors. The scramble is a hash in which every bit depends on the more significant bits only
+    (nested uniform scrambling as in Burley 2020, Journal of Computer Graphics Techniques 9(4)): each aligned block of
+    2**k points keeps exactly one point in each of 2**k equal intervals. Distinct keys give independent scrambles; the
+    dimension is mixed into the key.
     """
     bits = sobol_bits(dimension, start, stop)
     out = np.empty(bits.shape)
@@ -164,7 +173,8 @@ def sobol(key: int, dimension: int, start: int, stop: int) -> Float:
 
 
 def latin_hypercube(key: int, n_total: int, start: int, stop: int) -> Float:
-    """One dimension of a Latin hypercube of ``n_total`` points: exactly one in each interval of width 1/n_total. Shape (n,).
+    """One dimension of a Latin hypercube of ``n_total`` points: exactly one in each interval of width 1/n_total.
+    Shape (n,).
 
     Point i lies at a random place of interval number permutation(i). Give every dimension its own key.
     """
@@ -180,8 +190,8 @@ def latin_hypercube(key: int, n_total: int, start: int, stop: int) -> Float:
 def permute(index: Integer, n: int, key: int) -> Integer:
     """A keyed permutation of 0 ... n - 1, evaluated at ``index``: O(1) memory, no table.
 
-    A Feistel network on a grid of about sqrt(n) x sqrt(n) cells, walked along its cycle in the rare case that it leads outside
-    of n (Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9).
+    A Feistel network on a grid of about sqrt(n) x sqrt(n) cells, walked along its cycle in the rare case that it
+    leads outside of n (Black & Rogaway 2002, doi:10.1007/3-540-45760-7_9).
 
     Parameters
     ----------
@@ -197,7 +207,7 @@ def permute(index: Integer, n: int, key: int) -> Integer:
         raise ValueError(f"a permutation needs 1 to 2**62 places, {n} were asked for")
     flat = np.ascontiguousarray(index, dtype=np.int64).reshape(-1)
     if flat.size and (flat.min() < 0 or flat.max() >= n):
-        raise IndexError(f"an index lies outside the permutation of {n} places: {flat.min()} to {flat.max()} were asked for")
+        raise IndexError(f"the permutation has the places 0 to {n - 1}; {flat.min()} to {flat.max()} were asked for")
     out = np.empty_like(flat)
     left = isqrt(n - 1) + 1
     right = -(-n // left)

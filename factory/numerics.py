@@ -1,55 +1,65 @@
 """Elementary functions and random bits whose bytes are the same on every machine.
 
-libm and NumPy choose their exp, log and power by the processor, and the choices differ in the last bit. Everything between a
-random bit and a stored number therefore goes through the functions below. They are made only of IEEE-754 operations that have
-one right answer (+ - * / sqrt, fused multiply-add, bit moves), in an order that is written down: no fastmath, no libm.
+libm and NumPy choose their exp, log and power by the processor, and the choices differ in the last bit. Everything
+between a random bit and a stored number therefore goes through the functions below. They are made only of IEEE-754
+operations that have one right answer (+ - * / sqrt, fused multiply-add, bit moves), in an order that is written down:
+no fastmath, no libm.
 
-Fused multiply-adds are explicit (LLVM's ``llvm.fma``): one instruction on every x86-64 since Haswell and on every ARMv8; a
-processor without it takes the C library's exact ``fma``, which is slow but gives the same bytes.
+Fused multiply-adds are explicit (LLVM's ``llvm.fma``): one instruction on every x86-64 since Haswell and on every
+ARMv8; a processor without it takes the C library's exact ``fma``, which is slow but gives the same bytes.
 
-The scalar functions (``exp``, ``log``, ...) are numba functions for kernels: float64 in, float64 out, free of branches where a
-loop should become SIMD code. The same names with ``_array`` are NumPy ufuncs. Quoted errors are in ulp and measured against
-mpmath in ``tests/test_numerics.py``.
+The scalar functions (``exp``, ``log``, ...) are numba functions for kernels: float64 in, float64 out, free of
+branches where a loop should become SIMD code. The same names with ``_array`` take arrays. Quoted errors are in ulp
+and measured against mpmath in ``tests/test_numerics.py``.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar, cast
 
 import numpy as np
-from llvmlite import ir
-from numba import njit, types, vectorize
+import numpy.typing as npt
+from llvmlite import ir  # type: ignore[import-untyped]
+from numba import njit, types
 from numba.extending import intrinsic
 
-_OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
+Function = TypeVar("Function", bound=Callable[..., Any])
 
-# ---------------------------------------------------------------------------------------------------------------------------
+
+def kernel(function: Function) -> Function:
+    """Compile with the rules of this house: IEEE arithmetic as written, no GIL, cached."""
+    return cast(Function, njit(nogil=True, cache=True, error_model="numpy")(function))
+
+
+def inlined(function: Function) -> Function:
+    """`kernel` for small functions: always inlined, so that a loop around them can become SIMD code."""
+    return cast(Function, njit(nogil=True, cache=True, error_model="numpy", forceinline=True)(function))
+
+
+# --------------------------------------------------------------------------------------------------
 # bits
 
 
-@intrinsic
-def fma(typing: Any, a: Any, b: Any, c: Any) -> Any:
-    """``a * b + c`` with one rounding."""
+def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     f = types.float64
     return f(f, f, f), lambda context, builder, signature, values: builder.fma(*values)
 
 
-@intrinsic
-def to_bits(typing: Any, x: Any) -> Any:
-    """The 64 bits of a float64 as int64."""
-    return types.int64(types.float64), lambda context, builder, signature, values: builder.bitcast(values[0], ir.IntType(64))
+def _to_bits(context: Any, x: Any) -> Any:
+    word = ir.IntType(64)
+    return types.int64(types.float64), lambda context, builder, signature, values: builder.bitcast(values[0], word)
 
 
-@intrinsic
-def from_bits(typing: Any, n: Any) -> Any:
-    """The float64 that has the bits of an int64."""
-    return types.float64(types.int64), lambda context, builder, signature, values: builder.bitcast(values[0], ir.DoubleType())
+def _from_bits(context: Any, n: Any) -> Any:
+    word = ir.DoubleType()
+    return types.float64(types.int64), lambda context, builder, signature, values: builder.bitcast(values[0], word)
 
 
-@njit(forceinline=True, **_OPTIONS)
-def _horner3(x: float, c0: float, c1: float, c2: float) -> float:
-    return fma(fma(c2, x, c1), x, c0)
+fma = cast(Callable[[float, float, float], float], intrinsic(_fma))  # a * b + c with one rounding
+to_bits = cast(Callable[[float], int], intrinsic(_to_bits))  # the 64 bits of a float64 as int64
+from_bits = cast(Callable[[int], float], intrinsic(_from_bits))  # and back
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # exp, log, pow
 
 _LOG2_E = 1.4426950408889634
@@ -61,7 +71,7 @@ _INF = np.inf
 _NAN = np.nan
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _exp_of_sum(x: float, low: float) -> float:
     """exp(x + low) for a small correction ``low``; x in [-746, 710] or nan."""
     t = fma(x, _LOG2_E, _ROUND)
@@ -87,15 +97,17 @@ def _exp_of_sum(x: float, low: float) -> float:
     return p * from_bits((half + 1023) << 52) * from_bits((k - half + 1023) << 52)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def exp(x: float) -> float:
-    """e**x. Error below 1 ulp (subnormal results: one unit of 2**-1074); inf above 709.79, 0 below -745.14, nan for nan."""
+    """e**x. Error below 1 ulp (subnormal results: one unit of 2**-1074); inf above 709.79, 0 below -745.14, nan for
+    nan.
+    """
     inside = min(max(x, -746.0), 710.0)
     y = _exp_of_sum(inside, 0.0)
     return y if x == x else x
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _split(x: float) -> tuple[float, float]:
     """x = 2**e * (1 + f) with 1 + f in [sqrt(1/2), sqrt(2)); x > 0 and finite. Returns (e as float, f)."""
     small = x < 2.2250738585072014e-308
@@ -107,9 +119,11 @@ def _split(x: float) -> tuple[float, float]:
     return (e - 54.0 if small else e), m - 1.0
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _atanh_tail(z: float) -> float:
-    """2 (1/5 + z/7 + z**2/9 + ...): atanh beyond its first two terms; z = s**2 <= 0.0295, next term below 2**-60 of the sum."""
+    """2 (1/5 + z/7 + z**2/9 + ...): atanh beyond its first two terms; z = s**2 <= 0.0295, next term below 2**-60 of
+    the sum.
+    """
     p = fma(z, 2 / 23.0, 2 / 21.0)
     p = fma(p, z, 2 / 19.0)
     p = fma(p, z, 2 / 17.0)
@@ -121,15 +135,14 @@ def _atanh_tail(z: float) -> float:
     return fma(p, z, 2 / 5.0)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _log_outside(x: float, y: float) -> float:
     """The logarithm y of x, replaced where x is no positive finite number."""
     y = y if x < _INF else x
-    y = y if x > 0.0 else (-_INF if x == 0.0 else _NAN)
-    return y
+    return y if x > 0.0 else (-_INF if x == 0.0 else _NAN)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def log(x: float) -> float:
     """Natural logarithm. Error below 1 ulp, subnormals included; -inf at 0, inf at inf, nan below 0 and for nan."""
     e, f = _split(x)
@@ -142,16 +155,15 @@ def log(x: float) -> float:
     return _log_outside(x, y)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def log1p(x: float) -> float:
     """log(1 + x). Error below 2 ulp; -inf at -1, nan below."""
     u = 1.0 + x
     correction = (x - (u - 1.0)) / u
-    y = log(u) + (correction if correction == correction else 0.0)
-    return y
+    return log(u) + (correction if correction == correction else 0.0)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _log_pair(x: float) -> tuple[float, float]:
     """log x as a sum of two float64, good to about 2**-66 of it; x > 0 and finite."""
     e, f = _split(x)
@@ -177,9 +189,11 @@ def _log_pair(x: float) -> tuple[float, float]:
     return high, low - (high - total)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def pow(x: float, y: float) -> float:
-    """x**y for x > 0. Error below 1 ulp; x = 0 gives 0 for y > 0, 1 for y = 0, inf for y < 0; nan below 0 and for nan."""
+    """x**y for x > 0. Error below 1.2 ulp; x = 0 gives 0 for y > 0, 1 for y = 0, inf for y < 0; nan below 0 and for
+    nan.
+    """
     high, low = _log_pair(x)
     p = y * high
     p_low = fma(y, high, -p) + y * low
@@ -189,7 +203,7 @@ def pow(x: float, y: float) -> float:
     return z if x == x else x
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # sin, cos
 
 _TWO_OVER_PI = 0.6366197723675814
@@ -197,9 +211,11 @@ _HALF_PI = (1.5707963267948966, 6.123233995736766e-17, -1.4973849048591833e-33) 
 _LARGEST_ANGLE = 1125899906842624.0  # 2**50
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def sincos(x: float) -> tuple[float, float]:
-    """(sin x, cos x), x in radians. Error below 1 ulp for |x| <= 2**50; nan beyond, where an angle has lost its meaning."""
+    """(sin x, cos x), x in radians. Error below 1 ulp for |x| <= 2**50; nan beyond, where an angle has lost its
+    meaning.
+    """
     t = fma(x, _TWO_OVER_PI, _ROUND)
     quadrant = to_bits(t) & 3
     t -= _ROUND
@@ -239,23 +255,23 @@ def sincos(x: float) -> tuple[float, float]:
     return (a if known else _NAN), (b if known else _NAN)
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def sin(x: float) -> float:
     """sin x, see `sincos`."""
     return sincos(x)[0]
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def cos(x: float) -> float:
     """cos x, see `sincos`."""
     return sincos(x)[1]
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the normal distribution
 
 
-@njit(forceinline=True, **_OPTIONS)
+@inlined
 def _ndtri_central(q: float) -> float:
     """Normal quantile at 0.5 + q for |q| <= 0.425."""
     r = fma(-q, q, 0.180625)
@@ -276,7 +292,7 @@ def _ndtri_central(q: float) -> float:
     return q * a / b
 
 
-@njit(**_OPTIONS)
+@kernel
 def _ndtri_tail(u: float) -> float:
     """Normal quantile outside the centre; -inf and inf at 0 and 1, nan outside [0, 1]."""
     r = np.sqrt(-log(min(u, 1.0 - u)))
@@ -317,7 +333,7 @@ def _ndtri_tail(u: float) -> float:
     return -x if u < 0.5 else x
 
 
-@njit(**_OPTIONS)
+@kernel
 def ndtri(u: float) -> float:
     """Standard normal quantile (Wichura's AS 241, doi:10.2307/2347330).
 
@@ -329,7 +345,7 @@ def ndtri(u: float) -> float:
     return _ndtri_tail(u)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # random bits
 
 _LOW_32 = np.uint64(0xFFFFFFFF)
@@ -340,11 +356,13 @@ _M1 = np.uint64(0xCD9E8D57)
 _W0 = np.uint64(0x9E3779B9)
 _W1 = np.uint64(0xBB67AE85)
 _ONE = np.uint64(1)
+Words = tuple[np.uint64, np.uint64, np.uint64, np.uint64]
 
 
-@njit(forceinline=True, **_OPTIONS)
-def philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, int, int, int]:
-    """Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): counter and key to four words of 32 random bits.
+@inlined
+def philox(c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.uint64, k1: np.uint64) -> Words:
+    """Philox4x32-10 (Salmon et al. 2011, doi:10.1145/2063384.2063405): counter and key to four words of 32 random
+    bits.
 
     Every word is a uint64 that holds 32 bits: a 32 x 32 -> 64 bit product is one SIMD instruction for such lanes.
     """
@@ -357,15 +375,17 @@ def philox(c0: int, c1: int, c2: int, c3: int, k0: int, k1: int) -> tuple[int, i
     return c0, c1, c2, c3
 
 
-@njit(forceinline=True, **_OPTIONS)
-def _unit(low: int, high: int) -> float:
-    """((w >> 12) + 0.5) / 2**52 for the 64 bits w = (high, low): 52 bits as a float64 strictly between 0 and 1, exact."""
-    mantissa = ((high << _SHIFT_32) | low) >> _SHIFT_12
-    return from_bits(np.int64(mantissa) | 0x3FF0000000000000) - (1.0 - 2.0**-53)
+@inlined
+def _unit(low: np.uint64, high: np.uint64) -> float:
+    """((w >> 12) + 0.5) / 2**52 for the 64 bits w = (high, low): 52 bits as a float64 strictly between 0 and 1,
+    exact.
+    """
+    mantissa: Any = np.int64(((high << _SHIFT_32) | low) >> _SHIFT_12)
+    return from_bits(mantissa | 0x3FF0000000000000) - (1.0 - 2.0**-53)
 
 
-@njit(**_OPTIONS)
-def _uniform_row(row: Any, index: int, block: int, key: int) -> None:
+@kernel
+def _uniform_row(row: Any, index: np.uint64, block: np.uint64, key: np.uint64) -> None:
     """Uniforms number 2 block, 2 block + 1, ... of sample ``index`` into a contiguous row."""
     k0, k1 = key & _LOW_32, key >> _SHIFT_32
     i0, i1 = index & _LOW_32, index >> _SHIFT_32
@@ -381,12 +401,12 @@ def _uniform_row(row: Any, index: int, block: int, key: int) -> None:
         row[2 * pairs] = _unit(w0, w1)
 
 
-@njit(**_OPTIONS)
+@kernel
 def uniform_block(out: Any, key: np.uint64, first: np.uint64) -> None:
     """Fill ``out`` (float64, C-contiguous, (n, m)) with uniforms in the open interval (0, 1).
 
-    ``out[i, j]`` depends on (key, first + i, j) and on nothing else. Philox counter: (index low, index high, block low,
-    block high) with block = j // 2, since one block holds two numbers of 52 bits.
+    ``out[i, j]`` depends on (key, first + i, j) and on nothing else. Philox counter: (index low, index high, block
+    low, block high) with block = j // 2, since one block holds two numbers of 52 bits.
     """
     for i in range(out.shape[0]):
         _uniform_row(out[i], first + np.uint64(i), np.uint64(0), key)
@@ -395,9 +415,11 @@ def uniform_block(out: Any, key: np.uint64, first: np.uint64) -> None:
 _CHUNK = 1024  # uniforms in flight: 8 kB, so they stay in the first-level cache
 
 
-@njit(**_OPTIONS)
+@kernel
 def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
-    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of ``ndtri(uniform_block(...))``."""
+    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of
+    ``ndtri(uniform_block(...))``.
+    """
     m = out.shape[1]
     uniforms = np.empty(min(m, _CHUNK))
     for i in range(out.shape[0]):
@@ -412,7 +434,7 @@ def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
                     row[j] = _ndtri_tail(u[j])
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # designs and permutations
 
 _MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
@@ -422,15 +444,17 @@ _ZERO = np.uint64(0)
 _SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
 
 
-@njit(forceinline=True, **_OPTIONS)
-def mix(x: int) -> int:
-    """A bijection of 64-bit words that makes every output bit depend on every input bit (Stafford's mix 13, as in SplitMix64)."""
+@inlined
+def mix(x: np.uint64) -> np.uint64:
+    """A bijection of 64-bit words that makes every output bit depend on every input bit (Stafford's mix 13, as in
+    SplitMix64).
+    """
     x = (x ^ (x >> _SHIFT_30)) * _MIX_1
     x = (x ^ (x >> _SHIFT_27)) * _MIX_2
     return x ^ (x >> _SHIFT_31)
 
 
-@njit(**_OPTIONS)
+@kernel
 def sobol_points(directions: Any, first: np.uint64, out: Any) -> None:
     """Sobol fractions (uint64) of points first, first + 1, ...; ``directions`` as 64-bit fractions, ``out`` (n,)."""
     for i in range(out.size):
@@ -449,27 +473,28 @@ def sobol_points(directions: Any, first: np.uint64, out: Any) -> None:
 _SWAPS = tuple(
     (np.uint64(1 << k), np.uint64(mask))
     for k, mask in enumerate(
-        (0x5555555555555555, 0x3333333333333333, 0x0F0F0F0F0F0F0F0F, 0x00FF00FF00FF00FF, 0x0000FFFF0000FFFF, 0x00000000FFFFFFFF)
+        (0x5555555555555555, 0x3333333333333333, 0xF0F0F0F0F0F0F0F, 0xFF00FF00FF00FF, 0xFFFF0000FFFF, 0xFFFFFFFF)
     )
 )
 
 
-@njit(forceinline=True, **_OPTIONS)
-def _reversed(x: int) -> int:
+@inlined
+def _reversed(x: np.uint64) -> np.uint64:
     """The 64 bits in reverse order."""
     for shift, mask in _SWAPS:
         x = ((x >> shift) & mask) | ((x & mask) << shift)
     return x
 
 
-_EVEN = (np.uint64(0x6C50B47C9D3A7E16), np.uint64(0xB82F1E52C4AD3C86), np.uint64(0xC7AFE638D2F14B9E), np.uint64(0x8D22F6E6A1B3C4D2))
+_EVEN = tuple(np.uint64(c) for c in (0x6C50B47C9D3A7E16, 0xB82F1E52C4AD3C86, 0xC7AFE638D2F14B9E, 0x8D22F6E6A1B3C4D2))
 
 
-@njit(**_OPTIONS)
+@kernel
 def owen_scramble(bits: Any, key: np.uint64, out: Any) -> None:
     """Nested uniform scramble of 64-bit fractions into float64 in (0, 1). Shapes (n,).
 
-    On the reversed word, adding a constant and ``x ^= x * even`` let a bit depend on lower bits only: an Owen scramble.
+    On the reversed word, adding a constant and ``x ^= x * even`` let a bit depend on lower bits only: an Owen
+    scramble.
     """
     a, b, c, d = mix(key + _GOLDEN), mix(key + _GOLDEN * np.uint64(2)), mix(key + _GOLDEN * np.uint64(3)), mix(key)
     for i in range(out.size):
@@ -488,15 +513,15 @@ def owen_scramble(bits: Any, key: np.uint64, out: Any) -> None:
 _ROUNDS = 8
 
 
-@njit(forceinline=True, **_OPTIONS)
-def _turn(word: int, key: int, size: int) -> int:
+@inlined
+def _turn(word: np.uint64, key: np.uint64, size: np.uint64) -> np.uint64:
     """A keyed number in [0, size) made from another; size at most 2**32."""
     f = ((word ^ key) * _MIX_1) ^ key
     f = (f ^ (f >> _SHIFT_32)) * _MIX_2
     return ((f >> _SHIFT_32) * size) >> _SHIFT_32
 
 
-@njit(**_OPTIONS)
+@kernel
 def permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, key: np.uint64, out: Any) -> None:
     """A keyed permutation of 0 ... n - 1 at every index (int64, (m,)); left * right >= n, each at most 2**31."""
     keys = np.empty(_ROUNDS, dtype=np.uint64)
@@ -504,8 +529,7 @@ def permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, k
         keys[r] = mix(key + _GOLDEN * np.uint64(r + 1))
     for i in range(index.size):
         x = np.uint64(index[i])
-        inside = False
-        while not inside:
+        while True:
             a = x // right
             b = x - a * right
             for r in range(0, _ROUNDS, 2):
@@ -514,45 +538,89 @@ def permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, k
                 b += _turn(a, keys[r + 1], right)
                 b = b - right if b >= right else b
             x = a * right + b
-            inside = x < n
+            if x < n:
+                break
         out[i] = np.int64(x)
 
 
-# ---------------------------------------------------------------------------------------------------------------------------
+# --------------------------------------------------------------------------------------------------
 # the same functions for arrays
+#
+# Loops of our own and not ufuncs: the lanes that a branch-free function throws away must not raise floating-point
+# warnings.
+
+Float = npt.NDArray[np.float64]
 
 
-@vectorize(cache=True)
-def exp_array(x: Any) -> Any:
-    """`exp` of an array."""
-    return exp(x)
+def over(loop: Callable[..., None], *arguments: npt.ArrayLike) -> Float:
+    """Run a kernel ``loop(*inputs, out)`` of flat float64 arrays over broadcast arguments of any shape."""
+    arrays = np.broadcast_arrays(*(np.asarray(a, dtype=np.float64) for a in arguments))
+    out = np.empty(arrays[0].size)
+    loop(*(np.array(a, order="C").reshape(-1) if not a.flags.c_contiguous else a.reshape(-1) for a in arrays), out)
+    return out.reshape(arrays[0].shape)
 
 
-@vectorize(cache=True)
-def log_array(x: Any) -> Any:
-    """`log` of an array."""
-    return log(x)
+@kernel
+def _exp_loop(x: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = exp(x[i])
 
 
-@vectorize(cache=True)
-def pow_array(x: Any, y: Any) -> Any:
-    """`pow` of arrays, broadcast."""
-    return pow(x, y)
+@kernel
+def _log_loop(x: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = log(x[i])
 
 
-@vectorize(cache=True)
-def sin_array(x: Any) -> Any:
-    """`sin` of an array in radians."""
-    return sin(x)
+@kernel
+def _pow_loop(x: Any, y: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = pow(x[i], y[i])
 
 
-@vectorize(cache=True)
-def cos_array(x: Any) -> Any:
-    """`cos` of an array in radians."""
-    return cos(x)
+@kernel
+def _sin_loop(x: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = sin(x[i])
 
 
-@vectorize(cache=True)
-def ndtri_array(u: Any) -> Any:
-    """`ndtri` of an array."""
-    return ndtri(u)
+@kernel
+def _cos_loop(x: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = cos(x[i])
+
+
+@kernel
+def _ndtri_loop(u: Any, out: Any) -> None:
+    for i in range(out.size):
+        out[i] = ndtri(u[i])
+
+
+def exp_array(x: npt.ArrayLike) -> Float:
+    """`exp` of every entry; float64 of the same shape."""
+    return over(_exp_loop, x)
+
+
+def log_array(x: npt.ArrayLike) -> Float:
+    """`log` of every entry; float64 of the same shape."""
+    return over(_log_loop, x)
+
+
+def pow_array(x: npt.ArrayLike, y: npt.ArrayLike) -> Float:
+    """`pow` of every pair of entries, broadcast."""
+    return over(_pow_loop, x, y)
+
+
+def sin_array(x: npt.ArrayLike) -> Float:
+    """`sin` of every entry, in radians; float64 of the same shape."""
+    return over(_sin_loop, x)
+
+
+def cos_array(x: npt.ArrayLike) -> Float:
+    """`cos` of every entry, in radians; float64 of the same shape."""
+    return over(_cos_loop, x)
+
+
+def ndtri_array(u: npt.ArrayLike) -> Float:
+    """`ndtri` of every entry; float64 of the same shape."""
+    return over(_ndtri_loop, u)
