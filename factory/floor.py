@@ -131,7 +131,11 @@ def _look_up(name: str, state: Mapping[str, Array], outer: Outer | None) -> Arra
 
 
 def _designed(recipe: Recipe, plan: Split, one: Drawn, k: int, draws: Draws) -> Array:
-    raise NotImplementedError
+    """The k-th uniform of a draw that belongs to a space-filling design."""
+    if one.design == "sobol":
+        return sobol(draws.key("sobol"), one.dimension + k, draws.start, draws.stop)
+    total = -(-plan.samples // plan.strides[one.level])
+    return latin_hypercube(draws.key(f"{one.name}[{k}]"), total, draws.start, draws.stop)
 
 
 def run_link(link: Link, draws: Draws, state: Mapping[str, Array], outer: Outer | None = None) -> State:
@@ -176,8 +180,8 @@ def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
 class Outer:
     """What outer levels made, seen from the samples start..stop of an inner level."""
 
-    def __init__(self, states: list[State], which: Array, above: Outer | None):
-        self.states, self.which, self.above = states, which, above
+    def __init__(self, plan: Split, states: list[State], which: Array, above: Outer | None):
+        self.plan, self.states, self.which, self.above = plan, states, which, above
 
     def names(self) -> list[str]:
         return [*self.states[0], *(self.above.names() if self.above else ())]
@@ -191,10 +195,14 @@ class Outer:
     def take(self, name: str) -> Array:
         """A copy for each inner sample."""
         held = self._holder(name)
-        first = held.states[0][name]
-        if first.ndim == 1 and first.shape[0] != 1:
-            return first
+        if held.plan.ports[name].dims == (name,):
+            return held.states[0][name]  # a coordinate has no sample axis
         return np.concatenate([s[name] for s in held.states])[held.which]
+
+    def seen_from(self, which: Array) -> Outer:
+        """The same values seen from samples one level further in."""
+        above = None if self.above is None else self.above.seen_from(which)
+        return Outer(self.plan, self.states, self.which[which], above)
 
     def runs(self) -> Iterator[tuple[int, int, int]]:
         """(first, last, position) of inner samples that share one index of the level just outside."""
@@ -210,34 +218,41 @@ class Outer:
         return np.broadcast_to(one, (count, *one.shape[1:]))
 
 
-_kept: OrderedDict[tuple[Any, ...], State] = OrderedDict()
-_kept_lock = Lock()
+class _Remembered:
+    """Outer levels that were computed lately: one entry for each index, bounded in bytes, safe under threads."""
+
+    def __init__(self, limit: int):
+        self.limit, self.held = limit, 0
+        self.states: OrderedDict[tuple[Any, ...], State] = OrderedDict()
+        self.lock = Lock()
+
+    def state(self, recipe: Recipe, plan: Split, depth: int, index: int) -> State:
+        key = (recipe.identity, plan.name, depth, index)
+        with self.lock:
+            if key in self.states:
+                self.states.move_to_end(key)
+                return self.states[key]
+        made = _run(recipe, plan, depth, index, index + 1, frozenset())
+        with self.lock:
+            if key not in self.states:
+                self.states[key] = made
+                self.held += _nbytes(made)
+            while self.held > self.limit and len(self.states) > 1:
+                self.held -= _nbytes(self.states.popitem(last=False)[1])
+        return made
+
+
+def _nbytes(state: State) -> int:
+    return sum(values.nbytes for values in state.values())
+
+
+_remembered = _Remembered(KEPT_BYTES)
 
 
 def _outer(recipe: Recipe, plan: Split, depth: int, start: int, stop: int) -> Outer:
     ratio = plan.strides[depth - 1] // plan.strides[depth]
     first, last = start // ratio, (stop - 1) // ratio + 1
-    states = [_remembered(recipe, plan, depth - 1, index) for index in range(first, last)]
+    states = [_remembered.state(recipe, plan, depth - 1, index) for index in range(first, last)]
     which = np.arange(start, stop) // ratio - first
-    above = None
-    if depth > 1:
-        over = _outer(recipe, plan, depth - 1, first, last)
-        above = Outer(over.states, over.which[which], over.above)
-    return Outer(states, which, above)
-
-
-def _remembered(recipe: Recipe, plan: Split, depth: int, index: int) -> State:
-    """One index of an outer level: computed once, kept while there is room."""
-    key = (recipe.identity, plan.name, depth, index)
-    with _kept_lock:
-        if key in _kept:
-            _kept.move_to_end(key)
-            return _kept[key]
-    made = _run(recipe, plan, depth, index, index + 1, frozenset())
-    with _kept_lock:
-        _kept[key] = made
-        held = sum(v.nbytes for s in _kept.values() for v in s.values())
-        while held > KEPT_BYTES and len(_kept) > 1:
-            _, old = _kept.popitem(last=False)
-            held -= sum(v.nbytes for v in old.values())
-    return made
+    above = _outer(recipe, plan, depth - 1, first, last).seen_from(which) if depth > 1 else None
+    return Outer(plan, states, which, above)

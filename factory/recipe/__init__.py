@@ -14,7 +14,6 @@ from typing import Any
 
 from factory.recipe.checking import check
 from factory.recipe.constants import nearest, shown, whole
-from factory.recipe.files import read_labels, read_numbers, resolve, sha256_of
 from factory.recipe.merging import assign, inherit, shrunk
 from factory.recipe.model import Link, Recipe, Split, Variable
 from factory.recipe.reading import Faults, Node, RecipeError, read
@@ -68,7 +67,7 @@ def load(name: str | Path, *, set: Mapping[str, str] | None = None, samples: Map
     """
     path = locate(name)
     faults = Faults(path.name)
-    tree = read(path)
+    tree = read(path, faults)
     if isinstance(tree.value, dict) and "like" in tree.value:
         tree = _inherited(tree, path, faults)
     trusted: dict[str, bool] = {}
@@ -155,6 +154,8 @@ def _named_files(tree: Node, faults: Faults) -> list[tuple[str, Node, str]]:
 
 
 def _resolved(node: Node, folder: Path, trusted: bool) -> Any:
+    from factory.recipe.files import resolve
+
     value = node.value
     if isinstance(value, dict):
         return {key: str(resolve(str(child.value), folder, trusted)) for key, child in value.items()}
@@ -165,6 +166,8 @@ def _resolved(node: Node, folder: Path, trusted: bool) -> Any:
 
 def _content(source: Any) -> tuple[Any, str]:
     """What a file holds: label volumes, or a histogram (.csv, .txt); and its sha256."""
+    from factory.recipe.files import read_labels, read_numbers, sha256_of
+
     if isinstance(source, str) and source.endswith((".csv", ".txt")):
         return read_numbers(Path(source)), sha256_of(Path(source))
     volumes = read_labels(source)

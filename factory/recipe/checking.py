@@ -24,15 +24,6 @@ STORED = {"float64": "float32", "complex128": "complex64"}
 CATEGORIES = {"tissue": TISSUES}  # dimensions whose coordinate is a code with a name
 
 
-def plain(node: Node) -> Any:
-    """The tree as ordinary Python values."""
-    if isinstance(node.value, dict):
-        return {key: plain(child) for key, child in node.value.items()}
-    if isinstance(node.value, list):
-        return [plain(child) for child in node.value]
-    return node.value
-
-
 def check(tree: Node, name: str, files: Mapping[str, Any], digests: Mapping[str, str], faults: Faults) -> Recipe | None:
     """The frozen recipe; None (and faults) when anything is wrong.  No sample is made, no kernel compiled."""
     if not isinstance(tree.value, dict):
@@ -57,8 +48,8 @@ def check(tree: Node, name: str, files: Mapping[str, Any], digests: Mapping[str,
     splits = _splits(words, files, faults) if "splits" in words and "chain" in words else {}
     if faults:
         return None
-    text = dump(plain(tree))
-    return Recipe(name, str(about.value), seed or 0, text, _identity(plain(tree), digests), splits, shard,
+    text = dump(tree.plain())
+    return Recipe(name, str(about.value), seed or 0, text, _identity(tree.plain(), digests), splits, shard,
                   digests=dict(digests))
 
 
@@ -104,7 +95,7 @@ def _splits(words: Mapping[str, Node], files: Mapping[str, Any], faults: Faults)
 
 def _split(name: str, node: Node, words: Mapping[str, Node], all_levels: set[str], files: Mapping[str, Any],
            faults: Faults) -> Split | None:
-    before, place = len(faults), f"splits.{name}"
+    before, place = faults.noticed, f"splits.{name}"
     levels, samples = _levels(node, place, faults)
     own = {key.partition(".")[2]: value for key, value in files.items() if key.startswith(f"{name}.")}
     given = {key: value for key, value in files.items() if "." not in key} | own
@@ -124,7 +115,7 @@ def _split(name: str, node: Node, words: Mapping[str, Node], all_levels: set[str
             faults.add(holder, "draw", f"must be a mapping from variable to distribution, not {shown(holder)}")
     drawn = read_draws(draw, words.get("design"), state)
     read_chain(chain, state)
-    if len(faults) > before:
+    if faults.noticed > before:
         return None
     return _assemble(name, samples, levels, drawn, state, words["keep"], faults) if "keep" in words else None
 

@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from math import isfinite
 from typing import Any
 
-from factory.recipe.reading import Faults, Node
+from factory.recipe.reading import Faults, Node, visible
 from factory.step import Constant
 from factory.units import TISSUES, UnitError, Volumes, convert
 
@@ -25,13 +25,9 @@ def nearest(word: object, legal: object) -> str:
 
 def shown(node: Node) -> str:
     """What was given, short enough for a sentence."""
-    value = node.value
-    if isinstance(value, dict):
-        return "a mapping" if value else "nothing"
-    if isinstance(value, list):
-        return "a list"
-    text = repr(value)
-    return text if len(text) <= 60 else text[:57] + "..."
+    if isinstance(node.value, dict | list):
+        return ("a mapping" if isinstance(node.value, dict) else "a list") if node.value else "nothing"
+    return "nothing" if node.value is None else visible(repr(node.value))[:60]
 
 
 def quantity(node: Node, unit: str, place: str, faults: Faults) -> float | None:

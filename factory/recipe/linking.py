@@ -68,14 +68,14 @@ def _read_link(name: str, settings: Node, state: Chain) -> None:
         state.faults.add(settings, place, f"must be a mapping of constants and wires, not {shown(settings)}")
         state.lost.update(step.outputs)
         return
-    before = len(state.faults)
+    before = state.faults.noticed
     words = settings.value
     level = state.level(words.get("at"), place)
     outputs = _outputs(step, words.get("as"), place, state)
     constants = _constants(step, words, settings, place, state)
     wires = {port: str(words[port].value) if port in words else port for port in step.inputs}
     found = _wired(step, wires, settings, place, level, state)
-    if len(state.faults) > before or not found:
+    if state.faults.noticed > before or not found:
         state.lost.update(outputs.values())
         return
     named = _bind(step, wires, outputs, constants, settings, place, state)
@@ -154,7 +154,7 @@ def _bind(step: Step, wires: dict[str, str], outputs: dict[str, str], constants:
     """The variables a link makes, with unit variables and ``...`` resolved and sizes noted; None after a fault."""
     units: dict[str, str] = {}
     dims: tuple[str, ...] | None = None
-    before = len(state.faults)
+    before = state.faults.noticed
     for name, wanted in step.inputs.items():
         given = state.ports[wires[name]]
         if wanted.unit.startswith("?"):
@@ -168,7 +168,7 @@ def _bind(step: Step, wires: dict[str, str], outputs: dict[str, str], constants:
                              f"{step.name} wants {expected}" + (f" {wanted.dtype}" if given.dtype != wanted.dtype else ""))
         elif ANY_DIMS in wanted.dims:
             dims = matched
-    if len(state.faults) > before:
+    if state.faults.noticed > before:
         return None
     ports = {
         key: Port(units.get(port.unit, port.unit), _resolve(port.dims, dims), port.dtype)

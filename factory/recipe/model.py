@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from factory.draws import Distribution
+from factory.distributions import Distribution
 from factory.step import Port, Step
 
 
