@@ -141,7 +141,7 @@ class Layout:
         return -(-self.samples // self.per_shard)
 
     @property
-    def bytes(self) -> int:
+    def nbytes(self) -> int:
         """Bytes of all samples, without checksums and indexes."""
         return self.samples * self.sample_bytes
 
@@ -165,6 +165,17 @@ class Layout:
         """The file of one shard of one bulk array."""
         return Path(self.store, self.split, name, self.bulk[name].key(shard))
 
+    def plain_files(self) -> dict[Path, int]:
+        """Every file of the scalars and coordinates of a finished store, with its bytes."""
+        folder = Path(self.store, self.split)
+        files: dict[Path, int] = {}
+        for name, item in self.scalars.items():
+            size = self.scalar_chunk * np.dtype(item.dtype).itemsize + CRC_BYTES
+            files |= {folder / name / f"c.{k}": size for k in range(-(-self.samples // self.scalar_chunk))}
+        for name, axis in self.coordinates.items():
+            files[folder / name / "c.0"] = int(prod(axis.shape)) * np.dtype(axis.dtype).itemsize + CRC_BYTES
+        return files
+
     def sizes(self, shard: int) -> dict[str, int]:
         """Bytes of each bulk array's file of a shard."""
         start, stop = self.span(shard)
@@ -176,7 +187,7 @@ class Estimate:
     """What a store will weigh, before any sample is made.  ``shard_bytes`` is the largest shard, all arrays."""
 
     samples: int
-    bytes: int
+    nbytes: int
     files: int
     shards: int
     shard_bytes: int
@@ -266,7 +277,7 @@ def estimate(recipe: Recipe) -> Estimate:
     weights = [sum(p.sizes(0).values()) + _scalar_bytes(p) * min(p.per_shard, p.samples) for p in plans if p.shards]
     return Estimate(
         samples=sum(p.samples for p in plans),
-        bytes=sum(_split_bytes(p) for p in plans),
+        nbytes=sum(_split_bytes(p) for p in plans),
         files=2 + sum(_split_files(p) for p in plans),
         shards=shards,
         shard_bytes=max(weights, default=0),

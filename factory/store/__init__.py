@@ -1,0 +1,19 @@
+"""Stores: a recipe's samples on disk as plain, sharded Zarr v3, with a commit for each shard.
+
+>>> from factory.store import materialise, open_store, status
+>>> tree = materialise(recipe, "store.zarr")      # resumes, finishes by itself
+>>> status("store.zarr").sentence
+"""
+
+from factory.store.care import StoreStatus, check, coordinate_values, open_store, read_layout, scalar_values, status
+from factory.store.commit import Commit, write
+from factory.store.errors import AnotherRecipe, DamagedStore, IncompleteStore, NoStore, StoreError
+from factory.store.layout import Estimate, Layout, LayoutError, estimate
+from factory.store.progress import Progress, RichProgress
+from factory.store.run import materialise
+
+__all__ = [
+    "AnotherRecipe", "Commit", "DamagedStore", "Estimate", "IncompleteStore", "Layout", "LayoutError", "NoStore",
+    "Progress", "RichProgress", "StoreError", "StoreStatus", "check", "coordinate_values", "estimate", "materialise",
+    "open_store", "read_layout", "scalar_values", "status", "write",
+]

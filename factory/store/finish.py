@@ -1,0 +1,201 @@
+"""Finishing a store whose shards are all committed: scalars, manifest, consolidated metadata, the data set's id.
+
+The id is the root of a Merkle tree over the commits, so it is the same whatever made the shards, in which order, on how
+many machines and after how many kills.  It detects damage and mix-ups, not forgery.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xxhash
+
+from factory.store.commit import Commit, DamagedCommit, Drop, commit_path, parse, standing
+from factory.store.encode import encode
+from factory.store.errors import DamagedStore, IncompleteStore
+from factory.store.layout import Layout
+from factory.store.metadata import (
+    BOOKS,
+    FORMAT,
+    Document,
+    array_document,
+    dumps,
+    group_document,
+    item_key,
+    read_document,
+)
+from factory.units import Array
+
+MANIFEST = "manifest.json"  # written last: a store with it is finished
+SHARDS = "shards.jsonl"  # the line of every commit, in order
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a finished store says of itself: its id, and each split's."""
+
+    id: str
+    splits: Mapping[str, str]
+
+
+class Merkle:
+    """The root of a hash tree over leaves that come one by one; holds one digest for each power of two."""
+
+    def __init__(self) -> None:
+        self.peaks: list[tuple[int, bytes]] = []  # (leaves below, digest), largest first
+
+    def add(self, leaf: bytes) -> None:
+        """Append a leaf."""
+        peak = (1, blake2b(b"\0" + leaf, digest_size=16).digest())
+        while self.peaks and self.peaks[-1][0] == peak[0]:
+            count, left = self.peaks.pop()
+            peak = (2 * count, _joined(left, peak[1]))
+        self.peaks.append(peak)
+
+    def root(self) -> str:
+        """32 hexadecimal digits; the hash of nothing for no leaves."""
+        digests = [digest for _, digest in self.peaks] or [blake2b(digest_size=16).digest()]
+        while len(digests) > 1:
+            right = digests.pop()
+            digests[-1] = _joined(digests[-1], right)
+        return digests[0].hex()
+
+
+def _joined(left: bytes, right: bytes) -> bytes:
+    return blake2b(b"\1" + left + right, digest_size=16).digest()
+
+
+def read_manifest(store: str | Path) -> Manifest | None:
+    """The manifest of a finished store; None when it is not finished.  DamagedStore when it cannot be read."""
+    path = Path(store, BOOKS, MANIFEST)
+    if not path.exists():
+        return None
+    document = read_document(path)
+    try:
+        return Manifest(str(document["id"]), {name: str(s["id"]) for name, s in document["splits"].items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise DamagedStore(f"{path} lacks or garbles {error}") from error
+
+
+def read_shards(store: str | Path) -> Iterator[Commit]:
+    """The packed commits of a finished store, in order, without their scalars."""
+    path = Path(store, BOOKS, SHARDS)
+    try:
+        with open(path, "rb") as file:
+            for line in file:
+                yield parse(line)
+    except (DamagedCommit, OSError) as error:
+        raise DamagedStore(f"{path} cannot be read: {error}") from error
+
+
+def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
+    """Write what a finished store has beyond its shards.  Safe to run again after a kill: it writes the same bytes.
+
+    Raises
+    ------
+    IncompleteStore
+        A shard is not committed.
+    """
+    drop, roots = Drop(store, run), {name: Merkle() for name in plans}
+    try:
+        drop.add(store / BOOKS / SHARDS, _gathered(plans, drop, roots))
+        facts = {
+            name: {"samples": plan.samples, "per_shard": plan.per_shard, "id": roots[name].root(),
+                   "coordinates": {key: _file_mark(store / name / key / item_key(item))
+                                   for key, item in plan.coordinates.items()}}
+            for name, plan in plans.items()
+        }
+        identity = next(iter(plans.values())).identity
+        whole = {"manifest": FORMAT, "identity": identity, "splits": facts}
+        made = blake2b(dumps(whole), digest_size=16).hexdigest()
+        _consolidate(plans, store, made, drop)
+        drop.place()
+        drop.add(store / BOOKS / MANIFEST, dumps({"id": made, **whole}))
+        drop.place()
+    finally:
+        drop.clear()
+    clear_partial(store)
+    return Manifest(made, {name: str(s["id"]) for name, s in facts.items()})
+
+
+def clear_partial(store: Path) -> None:
+    """Remove all temporary files.  Every shard is committed: what still lies there is what killed runs left."""
+    shutil.rmtree(store / BOOKS / "partial", ignore_errors=True)
+
+
+def _gathered(plans: Mapping[str, Layout], drop: Drop, roots: Mapping[str, Merkle]) -> Iterator[bytes]:
+    """The line of every commit; on the way, each scalar's array is written chunk by chunk."""
+    for name, plan in plans.items():
+        columns = {key: Column(plan, key, drop) for key in plan.scalars}
+        for shard in range(plan.shards):
+            commit = standing(plan, shard, payload=True)
+            if commit is None:
+                raise IncompleteStore(f"split {name}, shard {shard} is not committed ({commit_path(plan, shard)}); "
+                                      "run the same `factory make` again")
+            for key, column in columns.items():
+                column.extend(commit.values(key, plan.scalars[key].dtype))
+            roots[name].add(commit.line)
+            yield commit.line
+        for column in columns.values():
+            column.flush()
+
+
+class Column:
+    """One scalar of a split on its way into a plain Zarr array: at most one chunk in memory."""
+
+    def __init__(self, plan: Layout, name: str, drop: Drop):
+        self.plan, self.item, self.drop = plan, plan.scalars[name], drop
+        self.held: list[Array] = []
+        self.count = self.chunk = 0
+
+    def extend(self, values: Array) -> None:
+        """Append samples in order; whole chunks go to the disk."""
+        room = self.plan.scalar_chunk - self.count
+        while len(values) >= room:
+            self._hold(values[:room])
+            self.flush()
+            values, room = values[room:], self.plan.scalar_chunk
+        self._hold(values)
+
+    def _hold(self, values: Array) -> None:
+        if len(values):
+            self.held.append(values)
+            self.count += len(values)
+
+    def flush(self) -> None:
+        """Write what is held as the next chunk; the last one is padded to its full size."""
+        if not self.count:
+            return
+        document = array_document(self.item, self.plan, {}, self.count)
+        data = encode(document, np.concatenate(self.held))
+        folder = Path(self.plan.store, self.plan.split, self.item.name)
+        self.drop.add(folder / item_key(self.item, self.chunk), data)
+        self.held, self.count, self.chunk = [], 0, self.chunk + 1
+
+
+def _consolidate(plans: Mapping[str, Layout], store: Path, made: str, drop: Drop) -> None:
+    below: dict[str, Document] = {}
+    for name, plan in plans.items():
+        members = {key: read_document(store / name / key / "zarr.json") for key in plan.order}
+        attrs = _attributes(store / name / "zarr.json")
+        drop.add(store / name / "zarr.json", dumps(group_document(attrs, members)))
+        below |= {name: group_document(attrs, {})} | {f"{name}/{key}": value for key, value in members.items()}
+    attrs = {key: value for key, value in _attributes(store / "zarr.json").items() if key != "id"}
+    drop.add(store / "zarr.json", dumps(group_document({"id": made, **attrs}, below)))
+
+
+def _attributes(path: Path) -> dict[str, Any]:
+    return dict(read_document(path).get("attributes", {}))
+
+
+def _file_mark(path: Path) -> str:
+    try:
+        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+    except OSError as error:
+        raise DamagedStore(f"{path} cannot be read: {error.strerror}") from error

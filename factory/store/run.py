@@ -1,0 +1,263 @@
+"""From a recipe to a finished store: decide what is missing, have it made, finish.
+
+Nothing here knows what a sample is.  Shards are made by a plain loop, by threads or by the workers of a Dask client;
+the bytes are the same, because a shard depends on the recipe and its index alone.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from uuid import uuid4
+
+from factory.store import behaviour
+from factory.store.care import open_store
+from factory.store.commit import Commit, Drop, standing, write
+from factory.store.errors import AnotherRecipe, NoStore, StoreError
+from factory.store.finish import MANIFEST, clear_partial, finalise, read_manifest
+from factory.store.layout import Layout, estimate, layouts, tasks
+from factory.store.metadata import BOOKS, create, read_root
+from factory.store.progress import Progress, Silent
+
+if TYPE_CHECKING:
+    import xarray as xr
+    from distributed import Client
+
+    from factory.recipe import Recipe
+
+IN_FLIGHT = 2  # shards that wait or run for each thread: keeps workers busy and the driver's memory flat
+WORKING_COPIES = 5  # memory to make a shard, as a multiple of its bytes: samples in float64, steps' copies, encoder
+DIFFERENCES = 20  # lines of two recipes that a refusal shows
+
+Task = tuple[str, int]  # split, shard
+Write = Callable[[str, int], Commit]
+
+
+def materialise(recipe: Recipe, store: str | Path, client: Client | None = None, *, threads: int | None = None,
+                progress: Progress | None = None) -> xr.DataTree:
+    """Make every sample of a recipe into a Zarr store; go on where an earlier run stopped, and finish by itself.
+
+    Parameters
+    ----------
+    store : a path that does not exist yet, an empty folder, or a store that this recipe began
+    client : make the shards on the workers of this Dask client; they must see ``store`` under the same path
+    threads : without a client, how many shards are made at once; by default one for each CPU that memory allows
+
+    Returns
+    -------
+    xr.DataTree
+        The finished store, one group a split, opened lazily.
+
+    Raises
+    ------
+    AnotherRecipe
+        The store holds another recipe's samples, other sample counts, or samples that this code no longer makes.
+    StoreError
+        Not enough memory for one shard, a target that is no store or cannot be written, a sample that is not finite.
+    """
+    path = Path(store).absolute()
+    _require_target(recipe, path)
+    workers = _workers(recipe, client, threads)
+    if not (path / "zarr.json").exists():
+        create(recipe, path)
+    plans = layouts(recipe, path)
+    finished = read_manifest(path) is not None
+    missing = _Missing(plans)
+    if finished and not missing.shards and _is_whole(plans):
+        clear_partial(path)
+        return open_store(path)
+    run = uuid4().hex
+    _begin(recipe, path, plans, run)
+    if finished:  # it is not any more: until this run is through, nobody shall read it
+        (path / BOOKS / MANIFEST).unlink(missing_ok=True)
+    watcher = progress or Silent()
+    watcher.begin(sum(p.samples for p in plans.values()), sum(p.nbytes for p in plans.values()),
+                  missing.done_samples, missing.done_bytes)
+    try:
+        for commit in _made(recipe, path, client, workers, missing, run):
+            watcher.shard(commit)
+    finally:
+        watcher.end()
+        Drop(path, run).close()
+    _finish(plans, path, run)
+    return open_store(path)
+
+
+class _Missing:
+    """Which shards are to be made: one byte a shard, however many there are."""
+
+    def __init__(self, plans: Mapping[str, Layout]):
+        self.plans = plans
+        self.flags = {name: bytearray(plan.shards) for name, plan in plans.items()}
+        self.done_samples = self.done_bytes = self.shards = 0
+        for name, shard in tasks(plans):
+            commit = standing(plans[name], shard)
+            if commit is None:
+                self.flags[name][shard] = 1
+                self.shards += 1
+            else:
+                self.done_samples += commit.samples
+                self.done_bytes += commit.samples * plans[name].sample_bytes
+
+    def __iter__(self) -> Iterator[tuple[str, int]]:
+        return ((name, shard) for name, shard in tasks(self.plans) if self.flags[name][shard])
+
+
+def _is_whole(plans: Mapping[str, Layout]) -> bool:
+    """Whether the scalars and coordinates of a finished store are there, too."""
+    files = [item for plan in plans.values() for item in plan.plain_files().items()]
+    return all(path.exists() and path.stat().st_size == size for path, size in files)
+
+
+def _begin(recipe: Recipe, store: Path, plans: Mapping[str, Layout], run: str) -> None:
+    """Check that this code may go on with the store, and note that it did."""
+    mine = behaviour.fingerprint()
+    probed = False
+    if mine not in behaviour.known(store):
+        probed = behaviour.probe(recipe, plans)
+    behaviour.record(store, run, mine, probed)
+
+
+def _finish(plans: Mapping[str, Layout], store: Path, run: str) -> None:
+    try:
+        finalise(plans, store, run)
+    except FileNotFoundError:  # a run beside this one finished first and cleared all temporary files
+        if read_manifest(store) is None:
+            finalise(plans, store, run)
+
+
+def _require_target(recipe: Recipe, store: Path) -> None:
+    if store.exists() and (not store.is_dir() or any(store.iterdir())):
+        try:
+            _require_recipe(recipe, store)
+        except NoStore as error:
+            raise NoStore(f"{error}; name a path that does not exist yet, or an empty folder") from None
+    above = next(p for p in [store, *store.parents] if p.exists())
+    if not above.is_dir() or not os.access(above, os.W_OK | os.X_OK):
+        raise StoreError(f"cannot write to {above}; name a folder that you may write to")
+
+
+def _require_recipe(recipe: Recipe, store: Path) -> None:
+    """Refuse another recipe's store, and say what differs."""
+    root = read_root(store)
+    lines = [line for line in difflib.unified_diff(root.recipe.splitlines(), recipe.text.splitlines(), n=0, lineterm="")
+             if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+    if root.identity != recipe.identity:
+        if not lines:
+            raise AnotherRecipe(f"{store} was made by the same recipe text, but a file that it reads has changed since "
+                                "(its sha256 is another); give the old file, or take another folder")
+        more = [f"... and {len(lines) - DIFFERENCES} more lines"] if len(lines) > DIFFERENCES else []
+        shown = "\n".join(["  " + line for line in lines[:DIFFERENCES]] + more)
+        raise AnotherRecipe(f"{store} was made by another recipe (- the store's, + yours); take another folder for "
+                            f"this one, or go back to the store's recipe:\n{shown}")
+    for name, plan in layouts(recipe).items():
+        held = int(root.splits[name]["samples"])
+        if held != plan.samples:
+            raise AnotherRecipe(f"{store} holds {held} samples of split {name!r}, and {plan.samples} are asked for; "
+                                "a store's sample counts are fixed when it is begun: ask for the same, or take "
+                                "another folder")
+        if root.splits[name]["per_shard"] != plan.per_shard:
+            raise AnotherRecipe(f"{store} has shards of {root.splits[name]['per_shard']} samples in split {name!r}, "
+                                f"this version makes {plan.per_shard}; go on with the version that began it")
+
+
+def _workers(recipe: Recipe, client: Client | None, threads: int | None) -> int:
+    """Shards made at once, bounded by memory.  StoreError when not even one fits."""
+    need = WORKING_COPIES * estimate(recipe).shard_bytes
+    if client is not None:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        limits = [w["memory_limit"] / max(1, w["nthreads"]) for w in workers if w.get("memory_limit")]
+        _require_memory(need, min(limits, default=float("inf")), "a thread of a worker")
+        return 0
+    free = available_memory()
+    _require_memory(need, free, "this machine")
+    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if threads is not None:
+        _require_memory(need * threads, free, "this machine")
+        return max(1, threads)
+    return max(1, min(cpus, int(free // max(1, need))))
+
+
+def _require_memory(need: int, free: float, who: str) -> None:
+    if need > free:
+        raise StoreError(f"making shards needs about {need / 1e9:.1f} GB at once, and {who} has {free / 1e9:.1f} GB; "
+                         "use fewer threads, or say `shard: N` in the recipe with fewer samples a shard")
+
+
+def available_memory() -> float:
+    """Bytes that this process may still use: the machine's, or what is left of a control group's limit."""
+    free = float("inf")
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        free = next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
+    except (OSError, StopIteration, ValueError):
+        pass  # not Linux: unknown is unbounded
+    try:
+        group = Path("/sys/fs/cgroup")
+        limit, used = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
+        free = min(free, limit - used)
+    except (OSError, ValueError):
+        pass  # no limit, or not this kind of control group
+    return free
+
+
+def _made(recipe: Recipe, store: Path, client: Client | None, workers: int, missing: Iterable[Task], run: str,
+          ) -> Iterator[Commit]:
+    if client is not None:
+        return _on_dask(recipe, store, client, iter(missing), run)
+
+    def one(split: str, shard: int) -> Commit:
+        return write(recipe, store, split, shard, run)
+
+    if workers == 1:
+        return (one(*task) for task in missing)
+    return _on_threads(one, workers, iter(missing))
+
+
+def _on_threads(one: Write, workers: int, todo: Iterator[Task]) -> Iterator[Commit]:
+    with ThreadPoolExecutor(workers, thread_name_prefix="factory") as pool:
+        waiting = {pool.submit(one, *task) for task in islice(todo, IN_FLIGHT * workers)}
+        try:
+            while waiting:
+                done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+                for future in done:
+                    yield future.result()
+                    task = next(todo, None)
+                    if task is not None:
+                        waiting.add(pool.submit(one, *task))
+        finally:
+            for future in waiting:
+                future.cancel()
+
+
+def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], run: str) -> Iterator[Commit]:
+    """Bounded futures: nothing but commits comes back, and no more tasks are known than can soon be worked on."""
+    import distributed
+
+    driver: Any = client
+    futures: Any = distributed
+
+    def submit(task: Task) -> Any:
+        # pure=False: the task's name need not be a hash of the recipe
+        return driver.submit(write, recipe, str(store), *task, run, pure=False)
+
+    limit = IN_FLIGHT * max(1, sum(driver.nthreads().values()))
+    waiting = {submit(task) for task in islice(todo, limit)}
+    queue = futures.as_completed(list(waiting))
+    try:
+        for future in queue:
+            waiting.discard(future)
+            yield future.result()
+            task = next(todo, None)
+            if task is not None:
+                new = submit(task)
+                waiting.add(new)
+                queue.add(new)
+    finally:
+        if waiting:
+            driver.cancel(list(waiting))
