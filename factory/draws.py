@@ -11,13 +11,14 @@ Two designs cover a parameter space more evenly than independent numbers, and ar
 from functools import cache
 from hashlib import blake2b
 from math import isqrt, prod
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from factory import numerics
+from factory.numerics import Float, inlined, kernel, unit_interval
 
-Float = npt.NDArray[np.float64]
 Integer = npt.NDArray[np.int64]
 
 
@@ -87,6 +88,118 @@ class Draws:
 
 
 # --------------------------------------------------------------------------------------------------
+# kernels of the designs and of the permutation
+
+_LOW_32 = np.uint64(0xFFFFFFFF)
+_SHIFT_32 = np.uint64(32)
+_ONE = np.uint64(1)
+_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
+_MIX_2 = np.uint64(0x94D049BB133111EB)
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_ZERO = np.uint64(0)
+_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
+
+
+@inlined
+def _mix(x: np.uint64) -> np.uint64:
+    """A bijection of 64-bit words that makes every output bit depend on every input bit (Stafford's mix 13, as in
+    SplitMix64).
+    """
+    x = (x ^ (x >> _SHIFT_30)) * _MIX_1
+    x = (x ^ (x >> _SHIFT_27)) * _MIX_2
+    return x ^ (x >> _SHIFT_31)
+
+
+@kernel
+def _sobol_points(directions: Any, first: np.uint64, out: Any) -> None:
+    """Sobol fractions (uint64) of points first, first + 1, ...; ``directions`` as 64-bit fractions, ``out`` (n,)."""
+    for i in range(out.size):
+        index = first + np.uint64(i)
+        gray = index ^ (index >> _ONE)
+        x = _ZERO
+        k = 0
+        while gray != _ZERO:
+            if gray & _ONE:
+                x ^= directions[k]
+            gray >>= _ONE
+            k += 1
+        out[i] = x
+
+
+_SWAPS = tuple(
+    (np.uint64(1 << k), np.uint64(mask))
+    for k, mask in enumerate(
+        (0x5555555555555555, 0x3333333333333333, 0xF0F0F0F0F0F0F0F, 0xFF00FF00FF00FF, 0xFFFF0000FFFF, 0xFFFFFFFF)
+    )
+)
+
+
+@inlined
+def _reversed(x: np.uint64) -> np.uint64:
+    """The 64 bits in reverse order."""
+    for shift, mask in _SWAPS:
+        x = ((x >> shift) & mask) | ((x & mask) << shift)
+    return x
+
+
+_EVEN = tuple(np.uint64(c) for c in (0x6C50B47C9D3A7E16, 0xB82F1E52C4AD3C86, 0xC7AFE638D2F14B9E, 0x8D22F6E6A1B3C4D2))
+
+
+@kernel
+def _owen_scramble(bits: Any, key: np.uint64, out: Any) -> None:
+    """Nested uniform scramble of 64-bit fractions into float64 in (0, 1). Shapes (n,).
+
+    On the reversed word, adding a constant and ``x ^= x * even`` let a bit depend on lower bits only: an Owen
+    scramble.
+    """
+    a, b, c, d = _mix(key + _GOLDEN), _mix(key + _GOLDEN * np.uint64(2)), _mix(key + _GOLDEN * np.uint64(3)), _mix(key)
+    for i in range(out.size):
+        x = _reversed(bits[i]) + a
+        x ^= x * _EVEN[0]
+        x = x * (b | _ONE) + c
+        x ^= x * _EVEN[1]
+        x = x * (c | _ONE) + d
+        x ^= x * _EVEN[2]
+        x = x * (d | _ONE) + b
+        x ^= x * _EVEN[3]
+        x = _reversed(x + a)
+        out[i] = unit_interval(x & _LOW_32, x >> _SHIFT_32)
+
+
+_ROUNDS = 8
+
+
+@inlined
+def _turn(word: np.uint64, key: np.uint64, size: np.uint64) -> np.uint64:
+    """A keyed number in [0, size) made from another; size at most 2**32."""
+    f = ((word ^ key) * _MIX_1) ^ key
+    f = (f ^ (f >> _SHIFT_32)) * _MIX_2
+    return ((f >> _SHIFT_32) * size) >> _SHIFT_32
+
+
+@kernel
+def _permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, key: np.uint64, out: Any) -> None:
+    """A keyed permutation of 0 ... n - 1 at every index (int64, (m,)); left * right >= n, each at most 2**31."""
+    keys = np.empty(_ROUNDS, dtype=np.uint64)
+    for r in range(_ROUNDS):
+        keys[r] = _mix(key + _GOLDEN * np.uint64(r + 1))
+    for i in range(index.size):
+        x = np.uint64(index[i])
+        while True:
+            a = x // right
+            b = x - a * right
+            for r in range(0, _ROUNDS, 2):
+                a += _turn(b, keys[r], left)
+                a = a - left if a >= left else a
+                b += _turn(a, keys[r + 1], right)
+                b = b - right if b >= right else b
+            x = a * right + b
+            if x < n:
+                break
+        out[i] = np.int64(x)
+
+
+# --------------------------------------------------------------------------------------------------
 # designs
 
 # Primitive polynomials (all their bits) and initial direction numbers of the first dimensions, as published by Joe &
@@ -153,7 +266,7 @@ def sobol_bits(dimension: int, start: int, stop: int) -> npt.NDArray[np.uint64]:
     order. Shape (n,).
     """
     out = np.empty(stop - start, dtype=np.uint64)
-    numerics.sobol_points(_directions(dimension), np.uint64(start), out)
+    _sobol_points(_directions(dimension), np.uint64(start), out)
     return out
 
 
@@ -168,7 +281,7 @@ def sobol(key: int, dimension: int, start: int, stop: int) -> Float:
     """
     bits = sobol_bits(dimension, start, stop)
     out = np.empty(bits.shape)
-    numerics.owen_scramble(bits, np.uint64(address(key, "sobol", dimension)), out)
+    _owen_scramble(bits, np.uint64(address(key, "sobol", dimension)), out)
     return out
 
 
@@ -211,5 +324,5 @@ def permute(index: Integer, n: int, key: int) -> Integer:
     out = np.empty_like(flat)
     left = isqrt(n - 1) + 1
     right = -(-n // left)
-    numerics.permute_block(flat, np.uint64(n), np.uint64(left), np.uint64(right), np.uint64(key), out)
+    _permute_block(flat, np.uint64(n), np.uint64(left), np.uint64(right), np.uint64(key), out)
     return out.reshape(np.shape(index))

@@ -292,57 +292,66 @@ def _ndtri_central(q: float) -> float:
     return q * a / b
 
 
+@inlined
+def _ndtri_near(p: float) -> float:
+    """Normal quantile at 1 - p for p from exp(-25) to 0.077."""
+    r = np.sqrt(-log(p)) - 1.6
+    a = fma(r, 7.74545014278341407640e-4, 2.27238449892691845833e-2)
+    b = fma(r, 1.05075007164441684324e-9, 5.47593808499534494600e-4)
+    a = fma(a, r, 2.41780725177450611770e-1)
+    b = fma(b, r, 1.51986665636164571966e-2)
+    a = fma(a, r, 1.27045825245236838258e0)
+    b = fma(b, r, 1.48103976427480074590e-1)
+    a = fma(a, r, 3.64784832476320460504e0)
+    b = fma(b, r, 6.89767334985100004550e-1)
+    a = fma(a, r, 5.76949722146069140550e0)
+    b = fma(b, r, 1.67638483018380384940e0)
+    a = fma(a, r, 4.63033784615654529590e0)
+    b = fma(b, r, 2.05319162663775882187e0)
+    a = fma(a, r, 1.42343711074968357734e0)
+    b = fma(b, r, 1.0)
+    return a / b
+
+
 @kernel
-def _ndtri_tail(u: float) -> float:
-    """Normal quantile outside the centre; -inf and inf at 0 and 1, nan outside [0, 1]."""
-    r = np.sqrt(-log(min(u, 1.0 - u)))
-    if r <= 5.0:
-        r -= 1.6
-        a = fma(r, 7.74545014278341407640e-4, 2.27238449892691845833e-2)
-        b = fma(r, 1.05075007164441684324e-9, 5.47593808499534494600e-4)
-        a = fma(a, r, 2.41780725177450611770e-1)
-        b = fma(b, r, 1.51986665636164571966e-2)
-        a = fma(a, r, 1.27045825245236838258e0)
-        b = fma(b, r, 1.48103976427480074590e-1)
-        a = fma(a, r, 3.64784832476320460504e0)
-        b = fma(b, r, 6.89767334985100004550e-1)
-        a = fma(a, r, 5.76949722146069140550e0)
-        b = fma(b, r, 1.67638483018380384940e0)
-        a = fma(a, r, 4.63033784615654529590e0)
-        b = fma(b, r, 2.05319162663775882187e0)
-        a = fma(a, r, 1.42343711074968357734e0)
-        b = fma(b, r, 1.0)
-    else:
-        r = min(r, 40.0) - 5.0
-        a = fma(r, 2.01033439929228813265e-7, 2.71155556874348757815e-5)
-        b = fma(r, 2.04426310338993978564e-15, 1.42151175831644588870e-7)
-        a = fma(a, r, 1.24266094738807843860e-3)
-        b = fma(b, r, 1.84631831751005468180e-5)
-        a = fma(a, r, 2.65321895265761230930e-2)
-        b = fma(b, r, 7.86869131145613259100e-4)
-        a = fma(a, r, 2.96560571828504891230e-1)
-        b = fma(b, r, 1.48753612908506148525e-2)
-        a = fma(a, r, 1.78482653991729133580e0)
-        b = fma(b, r, 1.36929880922735805310e-1)
-        a = fma(a, r, 5.46378491116411436990e0)
-        b = fma(b, r, 5.99832206555887937690e-1)
-        a = fma(a, r, 6.65790464350110377720e0)
-        b = fma(b, r, 1.0)
-    x = a / b
-    x = _INF if (u == 0.0) or (u == 1.0) else x
-    return -x if u < 0.5 else x
+def _ndtri_far(p: float) -> float:
+    """Normal quantile at 1 - p for p below exp(-25); inf at 0, nan below 0."""
+    if not p > 0.0:
+        return _INF if p == 0.0 else _NAN
+    r = np.sqrt(-log(p)) - 5.0
+    a = fma(r, 2.01033439929228813265e-7, 2.71155556874348757815e-5)
+    b = fma(r, 2.04426310338993978564e-15, 1.42151175831644588870e-7)
+    a = fma(a, r, 1.24266094738807843860e-3)
+    b = fma(b, r, 1.84631831751005468180e-5)
+    a = fma(a, r, 2.65321895265761230930e-2)
+    b = fma(b, r, 7.86869131145613259100e-4)
+    a = fma(a, r, 2.96560571828504891230e-1)
+    b = fma(b, r, 1.48753612908506148525e-2)
+    a = fma(a, r, 1.78482653991729133580e0)
+    b = fma(b, r, 1.36929880922735805310e-1)
+    a = fma(a, r, 5.46378491116411436990e0)
+    b = fma(b, r, 5.99832206555887937690e-1)
+    a = fma(a, r, 6.65790464350110377720e0)
+    b = fma(b, r, 1.0)
+    return a / b
+
+
+_CENTRE = 0.425  # |u - 1/2| up to which the central approximation holds: 85 % of all uniforms
+_FAR = 1.3887943864964021e-11  # exp(-25)
 
 
 @kernel
 def ndtri(u: float) -> float:
     """Standard normal quantile (Wichura's AS 241, doi:10.2307/2347330).
 
-    Error below 4 ulp for u in (0, 1); -inf at 0, inf at 1, nan outside [0, 1] and for nan.
+    Error below 4 ulp for u in (0, 1), subnormals included; -inf at 0, inf at 1, nan outside [0, 1] and for nan.
     """
     q = u - 0.5
-    if abs(q) <= 0.425:
+    if abs(q) <= _CENTRE:
         return _ndtri_central(q)
-    return _ndtri_tail(u)
+    p = min(u, 1.0 - u)
+    x = _ndtri_near(p) if p >= _FAR else _ndtri_far(p)
+    return x if q > 0.0 else -x
 
 
 # --------------------------------------------------------------------------------------------------
@@ -367,16 +376,17 @@ def philox(c0: np.uint64, c1: np.uint64, c2: np.uint64, c3: np.uint64, k0: np.ui
     Every word is a uint64 that holds 32 bits: a 32 x 32 -> 64 bit product is one SIMD instruction for such lanes.
     """
     for _ in range(10):
-        a = _M0 * c0
-        b = _M1 * c2
-        c0, c1, c2, c3 = (b >> _SHIFT_32) ^ c1 ^ k0, b & _LOW_32, (a >> _SHIFT_32) ^ c3 ^ k1, a & _LOW_32
+        a = _M0 * (c0 & _LOW_32)
+        b = _M1 * (c2 & _LOW_32)
+        # only the low half of a word counts; rubbish above it is cheaper than clearing it in every round
+        c0, c1, c2, c3 = (b >> _SHIFT_32) ^ c1 ^ k0, b, (a >> _SHIFT_32) ^ c3 ^ k1, a
         k0 = (k0 + _W0) & _LOW_32
         k1 = (k1 + _W1) & _LOW_32
-    return c0, c1, c2, c3
+    return c0 & _LOW_32, c1 & _LOW_32, c2 & _LOW_32, c3 & _LOW_32
 
 
 @inlined
-def _unit(low: np.uint64, high: np.uint64) -> float:
+def unit_interval(low: np.uint64, high: np.uint64) -> float:
     """((w >> 12) + 0.5) / 2**52 for the 64 bits w = (high, low): 52 bits as a float64 strictly between 0 and 1,
     exact.
     """
@@ -393,12 +403,12 @@ def _uniform_row(row: Any, index: np.uint64, block: np.uint64, key: np.uint64) -
     for j in range(pairs):
         b = block + np.uint64(j)
         w0, w1, w2, w3 = philox(i0, i1, b & _LOW_32, b >> _SHIFT_32, k0, k1)
-        row[2 * j] = _unit(w0, w1)
-        row[2 * j + 1] = _unit(w2, w3)
+        row[2 * j] = unit_interval(w0, w1)
+        row[2 * j + 1] = unit_interval(w2, w3)
     if row.size % 2:
         b = block + np.uint64(pairs)
         w0, w1, w2, w3 = philox(i0, i1, b & _LOW_32, b >> _SHIFT_32, k0, k1)
-        row[2 * pairs] = _unit(w0, w1)
+        row[2 * pairs] = unit_interval(w0, w1)
 
 
 @kernel
@@ -412,135 +422,54 @@ def uniform_block(out: Any, key: np.uint64, first: np.uint64) -> None:
         _uniform_row(out[i], first + np.uint64(i), np.uint64(0), key)
 
 
-_CHUNK = 1024  # uniforms in flight: 8 kB, so they stay in the first-level cache
+@kernel
+def _normals(u: Any, out: Any, where: Any, tail: Any) -> None:
+    """``out[j] = ndtri(u[j])`` for one chunk, in loops that become SIMD code; ``where`` and ``tail`` are working
+    space.
+
+    The centre is evaluated everywhere. The 15 % that lie outside are gathered, evaluated together and put in their
+    places.
+    """
+    for j in range(u.size):
+        out[j] = _ndtri_central(u[j] - 0.5)
+    n = 0
+    for j in range(u.size):  # no branch: whether the next number is a tail is what a processor cannot guess
+        where[n] = j
+        n += 1 if abs(u[j] - 0.5) > _CENTRE else 0
+    for t in range(n):
+        v = u[where[t]]
+        tail[t] = min(v, 1.0 - v)
+    for t in range(n):
+        tail[t] = _ndtri_near(tail[t])
+    for t in range(n):
+        j = where[t]
+        x = tail[t]
+        if min(u[j], 1.0 - u[j]) < _FAR:
+            x = _ndtri_far(min(u[j], 1.0 - u[j]))
+        out[j] = x if u[j] > 0.5 else -x
+
+
+_CHUNK = 1024  # uniforms in flight: with the working space 32 kB, so they stay in the first-level cache
 
 
 @kernel
 def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
-    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of
-    ``ndtri(uniform_block(...))``.
+    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of ``ndtri`` of
+    `uniform_block`.
     """
-    m = out.shape[1]
-    uniforms = np.empty(min(m, _CHUNK))
-    for i in range(out.shape[0]):
+    n, m = out.shape
+    flat = out.reshape(-1)
+    u, tail, where = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK + 1, dtype=np.int64)
+    rows = max(1, _CHUNK // max(m, 1))  # short rows share a chunk
+    for i in range(0, n, rows):
         for start in range(0, m, _CHUNK):
-            row = out[i, start : min(start + _CHUNK, m)]
-            u = uniforms[: row.size]
-            _uniform_row(u, first + np.uint64(i), np.uint64(start // 2), key)
-            for j in range(row.size):
-                row[j] = _ndtri_central(u[j] - 0.5)
-            for j in range(row.size):
-                if abs(u[j] - 0.5) > 0.425:
-                    row[j] = _ndtri_tail(u[j])
-
-
-# --------------------------------------------------------------------------------------------------
-# designs and permutations
-
-_MIX_1 = np.uint64(0xBF58476D1CE4E5B9)
-_MIX_2 = np.uint64(0x94D049BB133111EB)
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
-_ZERO = np.uint64(0)
-_SHIFT_30, _SHIFT_27, _SHIFT_31 = np.uint64(30), np.uint64(27), np.uint64(31)
-
-
-@inlined
-def mix(x: np.uint64) -> np.uint64:
-    """A bijection of 64-bit words that makes every output bit depend on every input bit (Stafford's mix 13, as in
-    SplitMix64).
-    """
-    x = (x ^ (x >> _SHIFT_30)) * _MIX_1
-    x = (x ^ (x >> _SHIFT_27)) * _MIX_2
-    return x ^ (x >> _SHIFT_31)
-
-
-@kernel
-def sobol_points(directions: Any, first: np.uint64, out: Any) -> None:
-    """Sobol fractions (uint64) of points first, first + 1, ...; ``directions`` as 64-bit fractions, ``out`` (n,)."""
-    for i in range(out.size):
-        index = first + np.uint64(i)
-        gray = index ^ (index >> _ONE)
-        x = _ZERO
-        k = 0
-        while gray != _ZERO:
-            if gray & _ONE:
-                x ^= directions[k]
-            gray >>= _ONE
-            k += 1
-        out[i] = x
-
-
-_SWAPS = tuple(
-    (np.uint64(1 << k), np.uint64(mask))
-    for k, mask in enumerate(
-        (0x5555555555555555, 0x3333333333333333, 0xF0F0F0F0F0F0F0F, 0xFF00FF00FF00FF, 0xFFFF0000FFFF, 0xFFFFFFFF)
-    )
-)
-
-
-@inlined
-def _reversed(x: np.uint64) -> np.uint64:
-    """The 64 bits in reverse order."""
-    for shift, mask in _SWAPS:
-        x = ((x >> shift) & mask) | ((x & mask) << shift)
-    return x
-
-
-_EVEN = tuple(np.uint64(c) for c in (0x6C50B47C9D3A7E16, 0xB82F1E52C4AD3C86, 0xC7AFE638D2F14B9E, 0x8D22F6E6A1B3C4D2))
-
-
-@kernel
-def owen_scramble(bits: Any, key: np.uint64, out: Any) -> None:
-    """Nested uniform scramble of 64-bit fractions into float64 in (0, 1). Shapes (n,).
-
-    On the reversed word, adding a constant and ``x ^= x * even`` let a bit depend on lower bits only: an Owen
-    scramble.
-    """
-    a, b, c, d = mix(key + _GOLDEN), mix(key + _GOLDEN * np.uint64(2)), mix(key + _GOLDEN * np.uint64(3)), mix(key)
-    for i in range(out.size):
-        x = _reversed(bits[i]) + a
-        x ^= x * _EVEN[0]
-        x = x * (b | _ONE) + c
-        x ^= x * _EVEN[1]
-        x = x * (c | _ONE) + d
-        x ^= x * _EVEN[2]
-        x = x * (d | _ONE) + b
-        x ^= x * _EVEN[3]
-        x = _reversed(x + a)
-        out[i] = _unit(x & _LOW_32, x >> _SHIFT_32)
-
-
-_ROUNDS = 8
-
-
-@inlined
-def _turn(word: np.uint64, key: np.uint64, size: np.uint64) -> np.uint64:
-    """A keyed number in [0, size) made from another; size at most 2**32."""
-    f = ((word ^ key) * _MIX_1) ^ key
-    f = (f ^ (f >> _SHIFT_32)) * _MIX_2
-    return ((f >> _SHIFT_32) * size) >> _SHIFT_32
-
-
-@kernel
-def permute_block(index: Any, n: np.uint64, left: np.uint64, right: np.uint64, key: np.uint64, out: Any) -> None:
-    """A keyed permutation of 0 ... n - 1 at every index (int64, (m,)); left * right >= n, each at most 2**31."""
-    keys = np.empty(_ROUNDS, dtype=np.uint64)
-    for r in range(_ROUNDS):
-        keys[r] = mix(key + _GOLDEN * np.uint64(r + 1))
-    for i in range(index.size):
-        x = np.uint64(index[i])
-        while True:
-            a = x // right
-            b = x - a * right
-            for r in range(0, _ROUNDS, 2):
-                a += _turn(b, keys[r], left)
-                a = a - left if a >= left else a
-                b += _turn(a, keys[r + 1], right)
-                b = b - right if b >= right else b
-            x = a * right + b
-            if x < n:
-                break
-        out[i] = np.int64(x)
+            width = min(_CHUNK, m - start)
+            size = 0
+            for k in range(i, min(i + rows, n)):
+                _uniform_row(u[size : size + width], first + np.uint64(k), np.uint64(start // 2), key)
+                size += width
+            begin = i * m + start
+            _normals(u[:size], flat[begin : begin + size], where, tail)
 
 
 # --------------------------------------------------------------------------------------------------
@@ -592,8 +521,9 @@ def _cos_loop(x: Any, out: Any) -> None:
 
 @kernel
 def _ndtri_loop(u: Any, out: Any) -> None:
-    for i in range(out.size):
-        out[i] = ndtri(u[i])
+    tail, where = np.empty(_CHUNK), np.empty(_CHUNK + 1, dtype=np.int64)
+    for start in range(0, out.size, _CHUNK):
+        _normals(u[start : start + _CHUNK], out[start : start + _CHUNK], where, tail)
 
 
 def exp_array(x: npt.ArrayLike) -> Float:
