@@ -18,8 +18,8 @@ KEPT = 8  # folders of older sources that stay
 def use() -> None:
     """Make numba use the private folder, unless the user names one in ``NUMBA_CACHE_DIR``.
 
-    numba does not notice changes in imported files, so stale code would run after an update; and a cache folder that others
-    can write to is a way to run their code.
+    numba does not notice changes in imported files, so stale code would run after an update; and a cache folder that
+    others can write to is a way to run their code.
     """
     if "NUMBA_CACHE_DIR" in os.environ:
         return
@@ -46,7 +46,9 @@ def cpu() -> str:
         name = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), name)
         flags = next((line for line in lines if line.startswith("flags")), "")
         name += " " + sha256(flags.encode()).hexdigest()[:8]
-    return " ".join([name, os.environ.get("NUMBA_CPU_NAME", ""), os.environ.get("NPY_DISABLE_CPU_FEATURES", "")]).strip()
+    return " ".join(
+        [name, os.environ.get("NUMBA_CPU_NAME", ""), os.environ.get("NPY_DISABLE_CPU_FEATURES", "")]
+    ).strip()
 
 
 def _folder() -> Path:

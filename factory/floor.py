@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from threading import Lock
@@ -82,8 +83,9 @@ def _run(recipe: Recipe, plan: Split, depth: int, start: int, stop: int, keep: f
     """Everything of one level, and whatever of the outer ones is in ``keep``, for that level's indices start..stop."""
     total = -(-plan.samples // plan.strides[depth])
     if not 0 <= start < stop <= total:
-        raise ValueError(f"recipe {recipe.name}, split {plan.name}: there are no samples {start} to {stop}; "
-                         f"it has 0 to {total}")
+        raise ValueError(
+            f"recipe {recipe.name}, split {plan.name}: there are no samples {start} to {stop}; it has 0 to {total}"
+        )
     outer = _outer(recipe, plan, depth, start, stop) if depth else None
     draws = Draws(recipe.seed, plan.name, start, stop)
     state: State = {}
@@ -110,8 +112,9 @@ def _merge(state: State, made: State, plan: Split) -> None:
         state[name] = values
 
 
-def draw_values(recipe: Recipe, plan: Split, one: Drawn, draws: Draws, state: Mapping[str, Array],
-                outer: Outer | None = None) -> Array:
+def draw_values(
+    recipe: Recipe, plan: Split, one: Drawn, draws: Draws, state: Mapping[str, Array], outer: Outer | None = None
+) -> Array:
     """The values of one drawn variable, shape (sample, *dims)."""
     parameters: dict[str, Any] = {
         key: _look_up(value.name, state, outer) if isinstance(value, Ref) else value
@@ -147,8 +150,9 @@ def run_link(link: Link, draws: Draws, state: Mapping[str, Array], outer: Outer 
     pieces = []
     for first, last, index in outer.runs():
         part = Draws(draws.seed, draws.split, draws.start + first, draws.start + last, draws.label)
-        inputs = [state[n][first:last] if n in state else outer.broadcast(n, index, last - first)
-                  for n in link.wires.values()]
+        inputs = [
+            state[n][first:last] if n in state else outer.broadcast(n, index, last - first) for n in link.wires.values()
+        ]
         pieces.append(_call(link, part, inputs))
     if len(pieces) == 1:
         return pieces[0]
@@ -171,8 +175,10 @@ def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
         values, port = result[key], link.ports[name]
         axes = len(port.dims) if port.dims == (name,) else 1 + len(port.dims)
         if values.dtype != port.dtype or values.ndim != axes:
-            raise TypeError(f"step {link.step.name} promised {key!r} as {port.dtype} with {axes} axes, "
-                            f"but returned {values.dtype} with shape {values.shape}")
+            raise TypeError(
+                f"step {link.step.name} promised {key!r} as {port.dtype} with {axes} axes, "
+                f"but returned {values.dtype} with shape {values.shape}"
+            )
         made[name] = values
     return made
 
@@ -208,7 +214,7 @@ class Outer:
         """(first, last, position) of inner samples that share one index of the level just outside."""
         edges = np.flatnonzero(np.diff(self.which)) + 1
         bounds = [0, *edges.tolist(), len(self.which)]
-        for first, last in zip(bounds, bounds[1:], strict=False):
+        for first, last in itertools.pairwise(bounds):
             yield first, last, first
 
     def broadcast(self, name: str, position: int, count: int) -> Array:

@@ -129,16 +129,20 @@ def step(
     return Step(
         name=name,
         function=function,
-        inputs=MappingProxyType({
-            p.name: _port(hints[p.name], f"{name}({p.name})")
-            for p in parameters
-            if p.kind is not p.KEYWORD_ONLY and p.name != "draws"
-        }),
-        constants=MappingProxyType({
-            p.name: _constant(hints[p.name], p.default, f"{name}({p.name})")
-            for p in parameters
-            if p.kind is p.KEYWORD_ONLY
-        }),
+        inputs=MappingProxyType(
+            {
+                p.name: _port(hints[p.name], f"{name}({p.name})")
+                for p in parameters
+                if p.kind is not p.KEYWORD_ONLY and p.name != "draws"
+            }
+        ),
+        constants=MappingProxyType(
+            {
+                p.name: _constant(hints[p.name], p.default, f"{name}({p.name})")
+                for p in parameters
+                if p.kind is p.KEYWORD_ONLY
+            }
+        ),
         outputs=MappingProxyType({k: _port(outputs[k], f"{name} -> {k}") for k in returned._fields}),
         random=any(p.name == "draws" for p in parameters),
         sizes=sizes,
@@ -166,8 +170,15 @@ def _constant(hint: Any, default: object, where: str) -> Constant:
     bounds = tuple((m[1], float(m[2])) for t in tokens if (m := _BOUND.match(t)))
     if get_origin(hint) is Literal:
         return Constant("choice", choices=get_args(hint), default=default)
-    kinds = {float: "quantity", np.ndarray: "quantity", tuple[float, ...]: "quantities", int: "int", bool: "bool",
-             dict[int, str]: "table", Volumes: "volumes"}
+    kinds = {
+        float: "quantity",
+        np.ndarray: "quantity",
+        tuple[float, ...]: "quantities",
+        int: "int",
+        bool: "bool",
+        dict[int, str]: "table",
+        Volumes: "volumes",
+    }
     if hint not in kinds:
         raise StepError(f"{where} is a constant of type {hint}; legal are {sorted(map(str, kinds))} and Literal")
     if units[0] not in UNITS:

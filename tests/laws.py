@@ -1,10 +1,11 @@
 """The six laws as plain functions: each raises AssertionError when a recipe breaks it.
 
-`test_laws.py` runs them over every recipe, `test_mutants.py` shows that each one catches faults injected into real code.
+`test_laws.py` runs them over every recipe; `test_mutants.py` shows that each catches faults injected into real code.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -36,8 +37,9 @@ def same_bytes(a: xr.Dataset, b: xr.Dataset) -> None:
 
 
 def joined(parts: list[xr.Dataset]) -> xr.Dataset:
-    return xr.concat(parts, "sample", data_vars="minimal", coords="minimal", compat="equals", join="exact",
-                     combine_attrs="override")
+    return xr.concat(
+        parts, "sample", data_vars="minimal", coords="minimal", compat="equals", join="exact", combine_attrs="override"
+    )
 
 
 def law_cut(recipe: Recipe) -> None:
@@ -47,7 +49,7 @@ def law_cut(recipe: Recipe) -> None:
         whole = floor.make(recipe, split.name, 0, n)
         for width in (w for w in CUTS if w < n):
             edges = [0, *range(width, n, width), n]
-            parts = [floor.make(recipe, split.name, a, b) for a, b in zip(edges, edges[1:], strict=False)]
+            parts = [floor.make(recipe, split.name, a, b) for a, b in itertools.pairwise(edges)]
             same_bytes(joined(parts), whole)
         late = n // 2
         same_bytes(floor.make(recipe, split.name, late, n), whole.isel(sample=slice(late, n)))
@@ -82,12 +84,17 @@ def law_no_dead_knob(recipe: Recipe, seen: set[str] | None = None) -> None:
         step = link.step
         constants = dict(link.constants) | {k: v for k, v in step.probe.items() if k in step.constants}
         named = dict(zip(step.inputs, inputs, strict=True))
-        named |= {k: np.broadcast_to(np.asarray(v), named[k].shape).astype(named[k].dtype)
-                  for k, v in step.probe.items() if k in step.inputs}
+        named |= {
+            k: np.broadcast_to(np.asarray(v), named[k].shape).astype(named[k].dtype)
+            for k, v in step.probe.items()
+            if k in step.inputs
+        }
         before = _outputs(link, draws, named, constants)
         for key, value in named.items():
-            moved = any(_differ(before, _outputs(link, draws, named | {key: other}, constants))
-                        for other in _other_arrays(value))
+            moved = any(
+                _differ(before, _outputs(link, draws, named | {key: other}, constants))
+                for other in _other_arrays(value)
+            )
             assert moved, f"{name}: the input {key!r} moves nothing"
         for key in step.constants:
             others = list(_other_constants(constants[key]))
@@ -107,16 +114,20 @@ def _outputs(link: Link, draws: Draws, inputs: dict[str, Any], constants: dict[s
 
 
 def _differ(a: list[Any] | None, b: list[Any] | None) -> bool:
-    return a is not None and b is not None and any(x.shape != y.shape or not np.array_equal(x, y)
-                                                   for x, y in zip(a, b, strict=True))
+    return (
+        a is not None
+        and b is not None
+        and any(x.shape != y.shape or not np.array_equal(x, y) for x, y in zip(a, b, strict=True))
+    )
 
 
 def _converges(name: str, key: str, run: Callable[[dict[str, Any]], Any], constants: dict[str, Any]) -> None:
     """Doubling an accuracy knob changes less each time."""
     coarse, fine, finest = (run(constants | {key: constants[key] * k}) for k in (1, 2, 4))
-    near, far = (max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True))
-                 for a, b in ((finest, fine), (fine, coarse)))
-    assert near <= far and near < 1e-3, f"{name}: {key!r} does not converge ({far:g}, then {near:g})"
+    near, far = (
+        max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True)) for a, b in ((finest, fine), (fine, coarse))
+    )
+    assert near <= min(far, 1e-3), f"{name}: {key!r} does not converge ({far:g}, then {near:g})"
 
 
 def _other_arrays(value: Any) -> Iterator[Any]:
@@ -144,13 +155,13 @@ def _other_constants(value: Any) -> Iterator[Any]:
             yield tuple(v * factor for v in value)
         yield (0.0, 0.5)
     elif isinstance(value, dict):
-        yield {k: v for k, v in zip(value, [*value.values()][::-1], strict=True)}
+        yield dict(zip(value, [*value.values()][::-1], strict=True))
     elif hasattr(value, "arrays"):
         yield replace(value, arrays=tuple(a[:, ::-1] for a in value.arrays))
 
 
 def law_honest_signature(recipe: Recipe) -> None:
-    """3. Names, dims, sizes, units and dtypes are what the template said; all values are finite; inputs stay as they were."""
+    """3. Names, dims, sizes, units, dtypes are what the template said; values are finite; inputs stay as they were."""
     for split in recipe.splits.values():
         with recorded() as calls:
             made = floor.make(recipe, split.name, 0, split.samples)
@@ -197,8 +208,11 @@ def law_independence(recipe: Recipe, n: int = 4096) -> None:
 
 def tree_bytes(folder: Path) -> dict[str, bytes]:
     """Every file of a store but the log of what happened."""
-    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob("*"))
-            if p.is_file() and ".factory/log" not in str(p)}
+    return {
+        str(p.relative_to(folder)): p.read_bytes()
+        for p in sorted(folder.rglob("*"))
+        if p.is_file() and ".factory/log" not in str(p)
+    }
 
 
 def law_store(recipe: Recipe, folder: Path) -> None:

@@ -13,8 +13,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # One line a storey: a room may look into its own storey and the ones before it.
 STOREYS = [
-    {"units", "numerics", "cache"}, {"special"}, {"draws"}, {"distributions"}, {"step"}, {"physics"}, {"recipe"}, {"floor"},
-    {"virtual", "store"}, {"order"}, {"stream"}, {"report"}, {"cli", "__init__", "__main__"},
+    {"units", "numerics", "cache"},
+    {"special"},
+    {"draws"},
+    {"distributions"},
+    {"step"},
+    {"physics"},
+    {"recipe"},
+    {"floor"},
+    {"virtual", "store"},
+    {"order"},
+    {"stream"},
+    {"report"},
+    {"cli", "__init__", "__main__"},
 ]
 FLOOR_OF = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IN = {
@@ -27,6 +38,7 @@ ONLY_IN = {
 }
 BANNED_WORDS = {"utils", "helpers", "base", "common", "manager", "engine"}
 BANNED_PREFIXES = ("get_", "do_", "process_")
+NAMED_BY_OTHERS = {"get_duck_array"}  # what xarray calls
 EXEMPT: dict[str, str] = {}  # "file:function" of a hot kernel -> why it is longer than 40 lines; at most five
 
 
@@ -37,8 +49,12 @@ def sources(*folders: str) -> list[Path]:
 def imports(tree: ast.AST) -> Iterator[tuple[str, bool]]:
     """(module, whether the import stands at the top level of a file)."""
     inside = {id(n) for f in ast.walk(tree) if isinstance(f, ast.FunctionDef) for n in ast.walk(f)}
-    checked = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
-               for n in ast.walk(i)}
+    checked = {
+        id(n)
+        for i in ast.walk(tree)
+        if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.dump(i.test)
+        for n in ast.walk(i)
+    }
     for node in ast.walk(tree):
         if id(node) in checked:
             continue
@@ -84,12 +100,17 @@ def code_lines(text: str) -> list[int]:
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(node) is not None:
             first = node.body[0]
             prose |= set(range(first.lineno, (first.end_lineno or first.lineno) + 1))
-    return [n for n, line in enumerate(text.splitlines(), 1)
-            if line.strip() and not line.strip().startswith("#") and n not in prose]
+    return [
+        n
+        for n, line in enumerate(text.splitlines(), 1)
+        if line.strip() and not line.strip().startswith("#") and n not in prose
+    ]
 
 
 def test_doors_open_one_way() -> None:
-    found = [fault for path in sources("factory", "models", "cluster") for fault in faults_of_doors(path, path.read_text())]
+    found = [
+        fault for path in sources("factory", "models", "cluster") for fault in faults_of_doors(path, path.read_text())
+    ]
     assert not found, "\n".join(found)
 
 
@@ -116,11 +137,13 @@ def test_names_are_plain_words() -> None:
     for path in sources("factory", "models", "cluster"):
         assert not BANNED_WORDS & set(path.relative_to(ROOT).with_suffix("").parts), path
         for node in ast.walk(ast.parse(path.read_text())):
-            if isinstance(node, ast.FunctionDef):
+            if isinstance(node, ast.FunctionDef) and node.name not in NAMED_BY_OTHERS:
                 assert not node.name.lstrip("_").startswith(BANNED_PREFIXES), f"{path.name}:{node.name}"
 
 
 def test_importing_the_package_is_light() -> None:
     code = "import sys, factory; print(*{m.split('.')[0] for m in sys.modules})"
-    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    loaded = set(
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    )
     assert not loaded & {"numpy", "numba", "xarray", "torch", "dask", "zarr", "matplotlib"}

@@ -65,7 +65,12 @@ def test_identity_holds_what_decides_bytes_and_nothing_else(tmp_path: Path) -> N
     base = load(write(tmp_path)).identity
     for old, new in [("samples: 24", "samples: 48"), ("T2 from", "Maps from"), ("n_echo: 4", "n_echo: 5")]:
         assert load(write(tmp_path, GOOD.replace(old, new))).identity == base, new
-    for old, new in [("seed: 7", "seed: 8"), ("8 ms", "9 ms"), ("[0.5, 1.5]", "[0.5, 1.4]"), ("[noisy, t2]", "[noisy]")]:
+    for old, new in [
+        ("seed: 7", "seed: 8"),
+        ("8 ms", "9 ms"),
+        ("[0.5, 1.5]", "[0.5, 1.4]"),
+        ("[noisy, t2]", "[noisy]"),
+    ]:
         assert load(write(tmp_path, GOOD.replace(old, new))).identity != base, new
 
 
@@ -74,9 +79,12 @@ def test_set_uses_the_same_checks(tmp_path: Path) -> None:
     recipe = load(path, set={"chain.epg.cpmg.n_echo": "16", "draw.b1": "{uniform: [0.9, 1.1]}"}, samples={"train": 5})
     assert recipe.splits["train"].variables["noisy"].shape == (16,)
     assert recipe.splits["train"].samples == 5
-    for key, value, words in [("chain.epg.cpgm.n_echo", "16", "did you mean 'epg.cpmg'"),
-                              ("chain.epg.cpmg.n_echo", "many", "must be a whole number"),
-                              ("chain.epg.cpmg.spacing", "8", "needs a unit"), ("sead", "3", "did you mean 'seed'")]:
+    for key, value, words in [
+        ("chain.epg.cpgm.n_echo", "16", "did you mean 'epg.cpmg'"),
+        ("chain.epg.cpmg.n_echo", "many", "must be a whole number"),
+        ("chain.epg.cpmg.spacing", "8", "needs a unit"),
+        ("sead", "3", "did you mean 'seed'"),
+    ]:
         with pytest.raises(RecipeError, match=words):
             load(path, set={key: value})
 
@@ -107,8 +115,11 @@ splits: {test: {samples: 3}}
 def test_the_same_step_twice_gets_fresh_numbers(tmp_path: Path) -> None:
     from factory.floor import make
 
-    text = GOOD.replace("keep:", "  - noise.gaussian: {signal: noisy, as: {measured: noisier}}\n"
-                        "  - noise.gaussian: {signal: noisier, as: {measured: noisiest}}\nkeep:")
+    text = GOOD.replace(
+        "keep:",
+        "  - noise.gaussian: {signal: noisy, as: {measured: noisier}}\n"
+        "  - noise.gaussian: {signal: noisier, as: {measured: noisiest}}\nkeep:",
+    )
     text = text.replace("[noisy, t2]", "[noisy, noisier, noisiest]").replace("samples: 24", "samples: 500")
     made = make(load(write(tmp_path, text)), "train", 0, 500)
     first = ((made.noisier - made.noisy) / made.sigma).to_numpy().ravel()
@@ -210,11 +221,13 @@ def test_every_mistake_has_its_sentence(tmp_path: Path, old: str, new: str, word
 
 
 def test_several_faults_are_reported_together(tmp_path: Path) -> None:
-    text = GOOD.replace("spacing: 8 ms", "spacing: 8").replace("seed: 7", "seed: x").replace("[noisy, t2]", "[noisy, t9]")
+    text = (
+        GOOD.replace("spacing: 8 ms", "spacing: 8").replace("seed: 7", "seed: x").replace("[noisy, t2]", "[noisy, t9]")
+    )
     said = complaint(tmp_path, text.replace("b1: {trun", "b1: {tron"))
     for place in ("seed", "draw.b1", "chain.epg.cpmg.spacing"):
         assert place in said
-    assert "line 2" in said
+    assert "cpmg.yaml:2: seed" in said
     assert said.index("seed") < said.index("draw.b1") < said.index("chain.epg.cpmg.spacing")
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from factory.recipe.checking import check
-from factory.recipe.constants import nearest, shown, whole
+from factory.recipe.constants import nearest, shown
 from factory.recipe.merging import assign, inherit, shrunk
 from factory.recipe.model import Link, Recipe, Split, Variable
 from factory.recipe.reading import Faults, Node, RecipeError, read
@@ -25,7 +25,7 @@ Sources = tuple[tuple[str, Any], ...]
 
 def names() -> dict[str, Path]:
     """The recipes that a bare name finds: those of the package, then those in the folder ``FACTORY_RECIPES``."""
-    found = {}
+    found: dict[str, Path] = {}
     folders = [Path(str(package_files("recipes")))]
     if os.environ.get("FACTORY_RECIPES"):
         folders.append(Path(os.environ["FACTORY_RECIPES"]))
@@ -43,14 +43,23 @@ def locate(name: str | Path) -> Path:
     known = names()
     if text not in known:
         faults = Faults(text)
-        faults.add(Node(None), "recipe", f"there is no recipe {text!r}{nearest(text, known)}; it is one of "
-                   f"{', '.join(known)}, or a path with a / or .yaml")
+        faults.add(
+            Node(None),
+            "recipe",
+            f"there is no recipe {text!r}{nearest(text, known)}; it is one of "
+            f"{', '.join(known)}, or a path with a / or .yaml",
+        )
         faults.raise_if_any()
     return known[text]
 
 
-def load(name: str | Path, *, set: Mapping[str, str] | None = None, samples: Mapping[str, int] | None = None,
-         corner: bool = False) -> Recipe:
+def load(
+    name: str | Path,
+    *,
+    set: Mapping[str, str] | None = None,
+    samples: Mapping[str, int] | None = None,
+    corner: bool = False,
+) -> Recipe:
     """Read and check a recipe.
 
     Parameters
@@ -88,8 +97,11 @@ def _inherited(tree: Node, path: Path, faults: Faults) -> Node:
     beside = path.parent / f"{node.value}.yaml"
     parent = read(beside if "/" not in node.value and beside.exists() else locate(node.value))
     if isinstance(parent.value, dict) and "like" in parent.value:
-        faults.add(node, "like", f"{node.value!r} itself says like: {shown(parent.value['like'])}; "
-                   "inheritance goes one level only")
+        faults.add(
+            node,
+            "like",
+            f"{node.value!r} itself says like: {shown(parent.value['like'])}; inheritance goes one level only",
+        )
         faults.raise_if_any()
     return inherit(parent, tree, faults)
 
@@ -101,8 +113,14 @@ def rebuild(text: str, name: str, sources: Sources = ()) -> Recipe:
     return _finish(read(text.encode()), Path(name), {}, sources, False, faults)
 
 
-def _finish(tree: Node, path: Path, trusted: Mapping[str, bool], sources: Sources, corner: bool, faults: Faults,
-            ) -> Recipe:
+def _finish(
+    tree: Node,
+    path: Path,
+    trusted: Mapping[str, bool],
+    sources: Sources,
+    corner: bool,
+    faults: Faults,
+) -> Recipe:
     if not isinstance(tree.value, dict):
         faults.add(tree, "recipe", f"must be a mapping, not {shown(tree)}")
         faults.raise_if_any()
@@ -117,8 +135,13 @@ def _finish(tree: Node, path: Path, trusted: Mapping[str, bool], sources: Source
     return recipe
 
 
-def _open_files(tree: Node, folder: Path, trusted: Mapping[str, bool], sources: dict[str, Any], faults: Faults,
-                ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+def _open_files(
+    tree: Node,
+    folder: Path,
+    trusted: Mapping[str, bool],
+    sources: dict[str, Any],
+    faults: Faults,
+) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     found: dict[str, Any] = {}
     contents: dict[str, Any] = {}
     digests: dict[str, str] = {}

@@ -49,8 +49,9 @@ def check(tree: Node, name: str, files: Mapping[str, Any], digests: Mapping[str,
     if faults:
         return None
     text = dump(tree.plain())
-    return Recipe(name, str(about.value), seed or 0, text, _identity(tree.plain(), digests), splits, shard,
-                  digests=dict(digests))
+    return Recipe(
+        name, str(about.value), seed or 0, text, _identity(tree.plain(), digests), splits, shard, digests=dict(digests)
+    )
 
 
 def _identity(tree: dict[str, Any], digests: Mapping[str, str]) -> str:
@@ -59,8 +60,11 @@ def _identity(tree: dict[str, Any], digests: Mapping[str, str]) -> str:
     decides["files"] = dict(digests)
     fixed = "latin_hypercube" in tree.get("design", {})  # its strata depend on how many samples there are
     decides["splits"] = {
-        name: {k: v if k != "levels" or fixed else dict([*v.items()][1:]) for k, v in split.items()
-               if k != "samples" or fixed}
+        name: {
+            k: v if k != "levels" or fixed else dict([*v.items()][1:])
+            for k, v in split.items()
+            if k != "samples" or fixed
+        }
         for name, split in tree["splits"].items()
     }
     return sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()
@@ -72,8 +76,10 @@ def _splits(words: Mapping[str, Node], files: Mapping[str, Any], faults: Faults)
         faults.add(node, "splits", f"must be a mapping from split to {{samples: N}}, not {shown(node)}")
         return {}
     everywhere = {
-        level for split in node.value.values() if isinstance(split.value, dict) and "levels" in split.value
-        and isinstance(split.value["levels"].value, dict) for level in split.value["levels"].value
+        level
+        for split in node.value.values()
+        if isinstance(split.value, dict) and "levels" in split.value and isinstance(split.value["levels"].value, dict)
+        for level in split.value["levels"].value
     }
     splits = {}
     for name, split in node.value.items():
@@ -85,16 +91,20 @@ def _splits(words: Mapping[str, Node], files: Mapping[str, Any], faults: Faults)
         else:
             for key, child in split.value.items():
                 if key not in SPLIT_KEYS:
-                    faults.add(child, f"{place}.{key}", f"is no key of a split{nearest(key, SPLIT_KEYS)} "
-                               f"(keys: {', '.join(SPLIT_KEYS)})")
+                    faults.add(
+                        child,
+                        f"{place}.{key}",
+                        f"is no key of a split{nearest(key, SPLIT_KEYS)} (keys: {', '.join(SPLIT_KEYS)})",
+                    )
             made = _split(name, split, words, everywhere, files, faults)
             if made is not None:
                 splits[name] = made
     return splits
 
 
-def _split(name: str, node: Node, words: Mapping[str, Node], all_levels: set[str], files: Mapping[str, Any],
-           faults: Faults) -> Split | None:
+def _split(
+    name: str, node: Node, words: Mapping[str, Node], all_levels: set[str], files: Mapping[str, Any], faults: Faults
+) -> Split | None:
     before, place = faults.noticed, f"splits.{name}"
     levels, samples = _levels(node, place, faults)
     own = {key.partition(".")[2]: value for key, value in files.items() if key.startswith(f"{name}.")}
@@ -124,7 +134,9 @@ def _levels(node: Node, place: str, faults: Faults) -> tuple[tuple[tuple[str, in
     counts: dict[str, int] = {}
     given = node.value.get("levels")
     if given is not None and (not isinstance(given.value, dict) or not given.value):
-        faults.add(given, f"{place}.levels", f"must be a mapping from level to count, outer to inner, not {shown(given)}")
+        faults.add(
+            given, f"{place}.levels", f"must be a mapping from level to count, outer to inner, not {shown(given)}"
+        )
     elif given is not None:
         for level, count in given.value.items():
             number = whole(count, f"{place}.levels.{level}", faults)
@@ -143,16 +155,21 @@ def _levels(node: Node, place: str, faults: Faults) -> tuple[tuple[tuple[str, in
     return tuple(counts.items()) or (("sample", samples or 1),), samples or 1
 
 
-def _assemble(name: str, samples: int, levels: tuple[tuple[str, int], ...], drawn: Any, state: Chain, keep: Node,
-              faults: Faults) -> Split | None:
+def _assemble(
+    name: str, samples: int, levels: tuple[tuple[str, int], ...], drawn: Any, state: Chain, keep: Node, faults: Faults
+) -> Split | None:
     stored = _kept(keep, state, faults)
     scalars = {d.name: STORED.get(d.port.dtype, d.port.dtype) for d in drawn if not d.port.dims}
     stored |= {key: dtype for key, dtype in scalars.items() if key not in stored}
     reached = set(stored) | {d for key in stored for d in state.ports[key].dims}
     for link in reversed(state.links):
         if not reached & set(link.outputs.values()):
-            faults.add(keep, f"chain.{link.step.name}", f"nothing that is kept uses what it makes "
-                       f"({', '.join(link.outputs.values())}); keep it or delete the link")
+            faults.add(
+                keep,
+                f"chain.{link.step.name}",
+                f"nothing that is kept uses what it makes "
+                f"({', '.join(link.outputs.values())}); keep it or delete the link",
+            )
         reached |= set(link.wires.values())
     used = reached | {ref for d in drawn for ref in d.refs}
     for one in drawn:
@@ -187,16 +204,22 @@ def _kept(keep: Node, state: Chain, faults: Faults) -> dict[str, str]:
     stored: dict[str, str] = {}
     for item in keep.value:
         pair = item.value if isinstance(item.value, dict) and len(item.value) == 1 else {item.value: None}
-        (name, wish), = pair.items() if not isinstance(item.value, list) else [(None, None)]
+        ((name, wish),) = pair.items() if not isinstance(item.value, list) else [(None, None)]
         if not isinstance(name, str) or name not in state.ports:
-            faults.add(item, "keep", f"nothing makes {shown(item)}{nearest(name, state.ports)} "
-                       f"(there are {', '.join(state.ports)})")
+            faults.add(
+                item,
+                "keep",
+                f"nothing makes {shown(item)}{nearest(name, state.ports)} (there are {', '.join(state.ports)})",
+            )
             continue
         if name in stored:
             faults.add(item, "keep", f"names {name!r} twice")
         dtype = state.ports[name].dtype
         if wish is not None and wish.value not in DTYPES:
-            faults.add(item, f"keep.{name}", f"{shown(wish)} is no dtype{nearest(wish.value, DTYPES)} "
-                       f"(dtypes: {', '.join(sorted(DTYPES))})")
+            faults.add(
+                item,
+                f"keep.{name}",
+                f"{shown(wish)} is no dtype{nearest(wish.value, DTYPES)} (dtypes: {', '.join(sorted(DTYPES))})",
+            )
         stored[name] = str(wish.value) if wish is not None else STORED.get(dtype, dtype)
     return stored

@@ -13,7 +13,10 @@ from factory.step import Constant
 from factory.units import TISSUES, UnitError, Volumes, convert
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
-    ">": operator.gt, ">=": operator.ge, "<": operator.lt, "<=": operator.le,
+    ">": operator.gt,
+    ">=": operator.ge,
+    "<": operator.lt,
+    "<=": operator.le,
 }
 
 
@@ -47,7 +50,9 @@ def quantities(node: Node, unit: str, place: str, faults: Faults) -> tuple[float
     items, suffix = node, ""
     if isinstance(node.value, dict):
         if set(node.value) != {"values", "unit"}:
-            faults.add(node, place, f"must be a list or {{values: [...], unit: ...}}, not the keys {', '.join(node.value)}")
+            faults.add(
+                node, place, f"must be a list or {{values: [...], unit: ...}}, not the keys {', '.join(node.value)}"
+            )
             return None
         items, suffix = node.value["values"], f" {node.value['unit'].value}"
     if not isinstance(items.value, list) or not items.value:
@@ -60,8 +65,11 @@ def quantities(node: Node, unit: str, place: str, faults: Faults) -> tuple[float
             faults.add(item, where, f"must be a bare number, since the list has a unit, not {shown(item)}")
             continue
         try:
-            numbers.append(convert(f"{item.value}{suffix}" if suffix else item.value, unit)
-                           if not isinstance(item.value, dict | list | None) else _refuse(item))
+            numbers.append(
+                convert(f"{item.value}{suffix}" if suffix else item.value, unit)
+                if not isinstance(item.value, dict | list | None)
+                else _refuse(item)
+            )
         except UnitError as error:
             faults.add(item, where, str(error))
     return tuple(numbers) if len(numbers) == len(items.value) else None
@@ -122,8 +130,11 @@ def _table(node: Node, place: str, faults: Faults) -> dict[int, str] | None:
         if not key.lstrip("-").isdigit():
             faults.add(entry, f"{place}.{key}", f"a label value must be a whole number, not {key!r}")
         elif entry.value not in TISSUES:
-            faults.add(entry, f"{place}.{key}", f"{shown(entry)} is no tissue{nearest(entry.value, TISSUES)} "
-                       f"(tissues: {', '.join(TISSUES)})")
+            faults.add(
+                entry,
+                f"{place}.{key}",
+                f"{shown(entry)} is no tissue{nearest(entry.value, TISSUES)} (tissues: {', '.join(TISSUES)})",
+            )
         else:
             table[int(key)] = str(entry.value)
     return table
@@ -134,8 +145,12 @@ def _volumes(node: Node, place: str, files: Mapping[str, Any], faults: Faults) -
     if isinstance(value, Volumes):
         return value
     if not (isinstance(node.value, str) and node.value in files):
-        faults.add(node, place, f"must name an entry under files, not {shown(node)}{nearest(node.value, files)} "
-                   f"(files: {', '.join(files) or 'none'})")
+        faults.add(
+            node,
+            place,
+            f"must name an entry under files, not {shown(node)}{nearest(node.value, files)} "
+            f"(files: {', '.join(files) or 'none'})",
+        )
     elif value is None:
         faults.add(node, place, f"the file {node.value!r} is not given; say --set files.{node.value}=PATH")
     return None

@@ -37,7 +37,9 @@ def read_draws(entries: Table, design: Node | None, state: Chain) -> list[Drawn]
 def _draw(name: str, node: Node, state: Chain) -> Drawn | None:
     place, before = f"draw.{name}", state.faults.noticed
     if not name.isidentifier() or name in ("sample", "draws"):
-        state.faults.add(node, place, f"{name!r} cannot name a variable; use letters, digits and _ (not 'sample', 'draws')")
+        state.faults.add(
+            node, place, f"{name!r} cannot name a variable; use letters, digits and _ (not 'sample', 'draws')"
+        )
     found = _distribution(node, place, state, WORDS)
     if found is None:
         return None
@@ -50,8 +52,12 @@ def _draw(name: str, node: Node, state: Chain) -> Drawn | None:
     refs = [p.name for p in parameters.values() if isinstance(p, Ref)]
     for ref in refs:
         if state.level_of[ref] > level:
-            state.faults.add(node, place, f"is drawn at {state.levels[level]!r} but depends on {ref!r}, which only exists "
-                             f"at {state.levels[state.level_of[ref]]!r}")
+            state.faults.add(
+                node,
+                place,
+                f"is drawn at {state.levels[level]!r} but depends on {ref!r}, which only exists "
+                f"at {state.levels[state.level_of[ref]]!r}",
+            )
     complaint = None if refs else distribution.complaint(parameters)
     if complaint:
         state.faults.add(node, place, complaint)
@@ -73,7 +79,9 @@ def _named_dim(node: Node, dims: tuple[str, ...], place: str, state: Chain) -> t
     return (str(node.value),) if dims else dims
 
 
-def _distribution(node: Node, place: str, state: Chain, words: tuple[str, ...] = ()) -> tuple[Distribution, Table] | None:
+def _distribution(
+    node: Node, place: str, state: Chain, words: tuple[str, ...] = ()
+) -> tuple[Distribution, Table] | None:
     """The distribution that a node names, and the nodes of its parameters; None after a fault."""
     faults = state.faults
     if not isinstance(node.value, dict):
@@ -81,45 +89,57 @@ def _distribution(node: Node, place: str, state: Chain, words: tuple[str, ...] =
         return None
     kinds = [key for key in node.value if key not in words]
     if len(kinds) != 1 or kinds[0] not in DISTRIBUTIONS:
-        unknown = next((k for k in kinds if k not in DISTRIBUTIONS), None)
-        what = f"{unknown!r} is no distribution{nearest(unknown, [*DISTRIBUTIONS, *words])}" if unknown else \
-            f"needs exactly one distribution, not {len(kinds)}"
+        what = f"needs exactly one distribution, not {len(kinds)}"
+        for unknown in (k for k in kinds if k not in DISTRIBUTIONS):
+            what = f"{unknown!r} is no distribution{nearest(unknown, [*DISTRIBUTIONS, *words])}"
         faults.add(node, place, f"{what} (distributions: {', '.join(DISTRIBUTIONS)})")
         return None
-    distribution, given = DISTRIBUTIONS[kinds[0]], node.value[kinds[0]]
-    legal = list(distribution.parameters)
-    if isinstance(given.value, dict):
-        entries = given.value
-        if distribution.name == "empirical" and "file" in entries:
-            entries = _histogram(entries, f"{place}.empirical", state)
-    elif isinstance(given.value, list) and distribution.positional:
-        entries = dict(zip(distribution.positional, given.value, strict=False))
-        if len(given.value) != len(distribution.positional):
-            faults.add(given, place, f"{distribution.name} takes [{', '.join(distribution.positional)}], "
-                       f"not {len(given.value)} entries")
-            return None
-    elif distribution.name == "constant" and not isinstance(given.value, list):
-        entries = {"value": given}
-    else:
-        faults.add(given, place, f"{distribution.name} needs named parameters: {{{': ..., '.join(legal)}: ...}}")
+    distribution = DISTRIBUTIONS[kinds[0]]
+    entries = _entries(distribution, node.value[kinds[0]], place, state)
+    if entries is None:
         return None
+    legal = list(distribution.parameters)
     for key, child in entries.items():
         if key not in legal:
-            faults.add(child, f"{place}.{key}", f"{distribution.name} has no parameter {key!r}{nearest(key, legal)} "
-                       f"(parameters: {', '.join(legal)})")
+            sentence = f"{distribution.name} has no parameter {key!r}{nearest(key, legal)} (it has {', '.join(legal)})"
+            faults.add(child, f"{place}.{key}", sentence)
     return distribution, entries
+
+
+def _entries(distribution: Distribution, given: Node, place: str, state: Chain) -> Table | None:
+    """The parameters by name, whichever way they are written; None after a fault."""
+    if isinstance(given.value, dict):
+        if distribution.name == "empirical" and "file" in given.value:
+            return _histogram(given.value, f"{place}.empirical", state)
+        return given.value
+    order = distribution.positional
+    if isinstance(given.value, list) and order:
+        if len(given.value) == len(order):
+            return dict(zip(order, given.value, strict=True))
+        what = f"{distribution.name} takes [{', '.join(order)}], not {len(given.value)} entries"
+    elif distribution.name == "constant" and not isinstance(given.value, list):
+        return {"value": given}
+    else:
+        what = f"{distribution.name} needs named parameters: {{{': ..., '.join(distribution.parameters)}: ...}}"
+    state.faults.add(given, place, what)
+    return None
 
 
 def _histogram(entries: Table, place: str, state: Chain) -> Table:
     """``{file: NAME, unit: ms}`` as edges and counts."""
     for key, child in entries.items():
         if key not in ("file", "unit"):
-            state.faults.add(child, f"{place}.{key}", "empirical takes {file: NAME, unit: ...} or {edges: ..., counts: ...}")
+            state.faults.add(
+                child, f"{place}.{key}", "empirical takes {file: NAME, unit: ...} or {edges: ..., counts: ...}"
+            )
     node = entries["file"]
     content = state.files.get(str(node.value))
     if not (isinstance(content, tuple) and len(content) == 2):
-        state.faults.add(node, f"{place}.file", f"must name a histogram under files (.csv or .txt), not {shown(node)}"
-                         f"{nearest(node.value, state.files)}")
+        state.faults.add(
+            node,
+            f"{place}.file",
+            f"must name a histogram under files (.csv or .txt), not {shown(node)}{nearest(node.value, state.files)}",
+        )
         return {}
     edges, counts = ([replace(node, value=float(x)) for x in column] for column in content)
     unit = entries.get("unit", replace(node, value="1"))
@@ -135,12 +155,22 @@ def _quantity_nodes(distribution: Distribution, given: Table) -> Iterator[Node]:
             yield from _leaves(node)
         elif kind in ("distribution", "distributions"):
             for child in node.value if isinstance(node.value, list) else [node]:
-                (name, inner), *_ = child.value.items() if isinstance(child.value, dict) and child.value else [("", child)]
+                (name, inner), *_ = (
+                    child.value.items() if isinstance(child.value, dict) and child.value else [("", child)]
+                )
                 if name in DISTRIBUTIONS:
                     nested = DISTRIBUTIONS[name]
-                    table = inner.value if isinstance(inner.value, dict) else \
-                        dict(zip(nested.positional or ("value",), inner.value if isinstance(inner.value, list) else [inner],
-                                 strict=False))
+                    table = (
+                        inner.value
+                        if isinstance(inner.value, dict)
+                        else dict(
+                            zip(
+                                nested.positional or ("value",),
+                                inner.value if isinstance(inner.value, list) else [inner],
+                                strict=False,
+                            )
+                        )
+                    )
                     yield from _quantity_nodes(nested, table)
 
 
@@ -160,9 +190,9 @@ def _unit(distribution: Distribution, given: Table, place: str, state: Chain) ->
         if isinstance(node.value, str) and node.value in state.ports:
             units.setdefault(state.ports[node.value].unit, node)
         elif isinstance(node.value, str):
-            given = node.value.lstrip("+-0123456789._eE \t").rstrip()
-            if given in UNITS:  # anything else is reported where the number is read
-                units.setdefault(UNITS[given].kind, node)
+            suffix = node.value.lstrip("+-0123456789._eE \t").rstrip()
+            if suffix in UNITS:  # anything else is reported where the number is read
+                units.setdefault(UNITS[suffix].kind, node)
     if len(units) > 1:
         kinds = ", ".join(f"{node.value!r} in {unit!r}" for unit, node in units.items())
         state.faults.add(next(iter(units.values())), place, f"mixes units of different kinds: {kinds}")
@@ -176,8 +206,11 @@ def _parameters(distribution: Distribution, given: Table, unit: str, place: str,
         if key in given:
             values[key] = _parameter(given[key], parameter, unit, where, state)
         elif parameter.default is REQUIRED:
-            state.faults.add(next(iter(given.values()), Node(None)), place, f"{distribution.name} needs {key!r} "
-                             f"(parameters: {', '.join(distribution.parameters)})")
+            state.faults.add(
+                next(iter(given.values()), Node(None)),
+                place,
+                f"{distribution.name} needs {key!r} (parameters: {', '.join(distribution.parameters)})",
+            )
         elif parameter.kind not in ("distribution", "distributions"):
             values[key] = parameter.default
     return values
@@ -194,8 +227,12 @@ def _parameter(node: Node, parameter: Parameter, unit: str, place: str, state: C
             return Ref(node.value)
         if node.value.isidentifier():
             if node.value not in state.lost:
-                faults.add(node, place, f"{node.value!r} is neither a number nor an earlier draw"
-                           f"{nearest(node.value, state.ports)} (drawn above: {', '.join(state.ports) or 'nothing'})")
+                faults.add(
+                    node,
+                    place,
+                    f"{node.value!r} is neither a number nor an earlier draw"
+                    f"{nearest(node.value, state.ports)} (drawn above: {', '.join(state.ports) or 'nothing'})",
+                )
             return 0.0
     if kind in ("quantity", "number"):
         return quantity(node, unit if kind == "quantity" else "1", place, faults)
@@ -234,16 +271,20 @@ def _designed(drawn: list[Drawn], design: Node, state: Chain) -> list[Drawn]:
     taken: dict[str, str] = {}
     for kind, members in design.value.items():
         if kind not in DESIGNS:
-            state.faults.add(members, "design", f"{kind!r} is no design{nearest(kind, DESIGNS)} "
-                             f"(designs: {', '.join(DESIGNS)})")
+            state.faults.add(
+                members, "design", f"{kind!r} is no design{nearest(kind, DESIGNS)} (designs: {', '.join(DESIGNS)})"
+            )
             continue
         dimension = 0
         for node in members.value if isinstance(members.value, list) else [members]:
             one = table.get(str(node.value))
             if one is None:
                 if str(node.value) not in state.lost:
-                    state.faults.add(node, f"design.{kind}", f"{shown(node)} is not drawn{nearest(node.value, table)} "
-                                     f"(drawn: {', '.join(table)})")
+                    state.faults.add(
+                        node,
+                        f"design.{kind}",
+                        f"{shown(node)} is not drawn{nearest(node.value, table)} (drawn: {', '.join(table)})",
+                    )
                 continue
             if one.name in taken:
                 state.faults.add(node, f"design.{kind}", f"{one.name!r} already belongs to {taken[one.name]}")

@@ -37,9 +37,24 @@ class Chain:
             return self.levels.index(str(node.value))
         if node.value not in self.all_levels:
             there = ", ".join(sorted(self.all_levels)) or "none: `at` is legal only where a split has levels"
-            self.faults.add(node, f"{place}.at", f"{shown(node)} is no level of any split"
-                            f"{nearest(node.value, self.all_levels)} (levels: {there})")
+            self.faults.add(
+                node,
+                f"{place}.at",
+                f"{shown(node)} is no level of any split{nearest(node.value, self.all_levels)} (levels: {there})",
+            )
         return len(self.levels) - 1
+
+
+@dataclass(frozen=True)
+class Draft:
+    """A link whose wires and constants are known and whose ports are not."""
+
+    step: Step
+    settings: Node
+    place: str
+    wires: dict[str, str]
+    outputs: dict[str, str]
+    constants: dict[str, Any]
 
 
 def read_chain(node: Node, state: Chain) -> None:
@@ -50,8 +65,12 @@ def read_chain(node: Node, state: Chain) -> None:
     for item in node.value:
         if isinstance(item.value, str) or (isinstance(item.value, dict) and len(item.value) == 1):
             continue
-        state.faults.add(item, "chain", f"each link must be one `step: {{...}}`, not {shown(item)}"
-                         + (f" with the keys {', '.join(item.value)}" if isinstance(item.value, dict) else ""))
+        state.faults.add(
+            item,
+            "chain",
+            f"each link must be one `step: {{...}}`, not {shown(item)}"
+            + (f" with the keys {', '.join(item.value)}" if isinstance(item.value, dict) else ""),
+        )
     for name, settings in links(node):
         _read_link(name, settings, state)
 
@@ -78,7 +97,7 @@ def _read_link(name: str, settings: Node, state: Chain) -> None:
     if state.faults.noticed > before or not found:
         state.lost.update(outputs.values())
         return
-    named = _bind(step, wires, outputs, constants, settings, place, state)
+    named = _bind(Draft(step, settings, place, wires, outputs, constants), state)
     if named is None:
         state.lost.update(outputs.values())
         return
@@ -96,15 +115,21 @@ def _outputs(step: Step, node: Node | None, place: str, state: Chain) -> dict[st
         state.faults.add(node, f"{place}.as", f"must be a mapping from output to new name, not {shown(node)}")
     for key, new in renamed.items():
         if key not in step.outputs:
-            state.faults.add(new, f"{place}.as", f"the step has no output {key!r}{nearest(key, step.outputs)} "
-                             f"(outputs: {', '.join(step.outputs)})")
+            state.faults.add(
+                new,
+                f"{place}.as",
+                f"the step has no output {key!r}{nearest(key, step.outputs)} (outputs: {', '.join(step.outputs)})",
+            )
         elif not (isinstance(new.value, str) and new.value.isidentifier()):
             state.faults.add(new, f"{place}.as.{key}", f"must be a plain name, not {shown(new)}")
     names = {key: str(renamed[key].value) if key in renamed else key for key in step.outputs}
     for key, new_name in names.items():
         if new_name in state.ports and not _same_coordinate(step, key, new_name, state):
-            state.faults.add(node or Node(None), place, f"makes {new_name!r}, which something above makes already; "
-                             f"rename it: as: {{{key}: another_name}}")
+            state.faults.add(
+                node or Node(None),
+                place,
+                f"makes {new_name!r}, which something above makes already; rename it: as: {{{key}: another_name}}",
+            )
     return names
 
 
@@ -117,10 +142,16 @@ def _constants(step: Step, words: Mapping[str, Node], settings: Node, place: str
     legal = [*step.constants, *step.inputs, *LINK_WORDS]
     for key, node in words.items():
         if key not in legal:
-            state.faults.add(node, f"{place}.{key}", f"{step.name} has no constant or input {key!r}{nearest(key, legal)} "
-                             f"(constants: {', '.join(step.constants) or 'none'}; inputs: {', '.join(step.inputs)})")
+            state.faults.add(
+                node,
+                f"{place}.{key}",
+                f"{step.name} has no constant or input {key!r}{nearest(key, legal)} "
+                f"(constants: {', '.join(step.constants) or 'none'}; inputs: {', '.join(step.inputs)})",
+            )
         elif key in step.inputs and not (isinstance(node.value, str) and node.value.isidentifier()):
-            state.faults.add(node, f"{place}.{key}", f"is an input: wire it to the name of a variable, not {shown(node)}")
+            state.faults.add(
+                node, f"{place}.{key}", f"is an input: wire it to the name of a variable, not {shown(node)}"
+            )
     values = {}
     for key, kind in step.constants.items():
         if key in words:
@@ -138,34 +169,39 @@ def _wired(step: Step, wires: dict[str, str], settings: Node, place: str, level:
     for port, name in wires.items():
         if name in state.ports:
             if state.level_of[name] > level:
-                state.faults.add(settings, place, f"is computed at {state.levels[level]!r} but its input {name!r} only "
-                                 f"exists at {state.levels[state.level_of[name]]!r}; move `at` inwards")
+                state.faults.add(
+                    settings,
+                    place,
+                    f"is computed at {state.levels[level]!r} but its input {name!r} only "
+                    f"exists at {state.levels[state.level_of[name]]!r}; move `at` inwards",
+                )
             continue
         complete = False
         if name not in state.lost and "*" not in state.lost:
             wired = "" if name == port else f" (for the input {port!r})"
-            state.faults.add(settings, place, f"wants {name!r}{wired}, which nothing above makes"
-                             f"{nearest(name, state.ports)} (known here: {', '.join(state.ports) or 'nothing'})")
+            state.faults.add(
+                settings,
+                place,
+                f"wants {name!r}{wired}, which nothing above makes"
+                f"{nearest(name, state.ports)} (known here: {', '.join(state.ports) or 'nothing'})",
+            )
     return complete
 
 
-def _bind(step: Step, wires: dict[str, str], outputs: dict[str, str], constants: dict[str, Any], settings: Node,
-          place: str, state: Chain) -> dict[str, Port] | None:
+def _bind(draft: Draft, state: Chain) -> dict[str, Port] | None:
     """The variables a link makes, with unit variables and ``...`` resolved and sizes noted; None after a fault."""
+    step, before = draft.step, state.faults.noticed
     units: dict[str, str] = {}
     dims: tuple[str, ...] | None = None
-    before = state.faults.noticed
     for name, wanted in step.inputs.items():
-        given = state.ports[wires[name]]
-        if wanted.unit.startswith("?"):
-            wanted_unit = units.setdefault(wanted.unit, given.unit)
-        else:
-            wanted_unit = wanted.unit
+        given = state.ports[draft.wires[name]]
+        unit = units.setdefault(wanted.unit, given.unit) if wanted.unit.startswith("?") else wanted.unit
         matched = _match(wanted.dims, given.dims, dims)
-        if given.unit != wanted_unit or matched is None or not _fits(given.dtype, wanted.dtype):
-            expected = Port(wanted_unit, _resolve(wanted.dims, dims), wanted.dtype)
-            state.faults.add(settings, f"{place}.{name}", f"{wires[name]!r} is {given} {given.dtype}, but "
-                             f"{step.name} wants {expected}" + (f" {wanted.dtype}" if given.dtype != wanted.dtype else ""))
+        if given.unit != unit or matched is None or not _fits(given.dtype, wanted.dtype):
+            expected = str(Port(unit, _resolve(wanted.dims, dims), wanted.dtype))
+            expected += f" {wanted.dtype}" if given.dtype != wanted.dtype else ""
+            what = f"{draft.wires[name]!r} is {given} {given.dtype}, but {step.name} wants {expected}"
+            state.faults.add(draft.settings, f"{draft.place}.{name}", what)
         elif ANY_DIMS in wanted.dims:
             dims = matched
     if state.faults.noticed > before:
@@ -175,11 +211,11 @@ def _bind(step: Step, wires: dict[str, str], outputs: dict[str, str], constants:
         for key, port in step.outputs.items()
     }
     # A renamed coordinate renames its dimension too.
-    moved = {key: outputs[key] for key, port in ports.items() if port.dims == (key,)}
-    if not _note_sizes(step, ports, moved, constants, settings, place, state):
+    moved = {key: draft.outputs[key] for key, port in ports.items() if port.dims == (key,)}
+    if not _note_sizes(draft, ports, moved, state):
         return None
     return {
-        outputs[key]: Port(port.unit, tuple(moved.get(d, d) for d in port.dims), port.dtype)
+        draft.outputs[key]: Port(port.unit, tuple(moved.get(d, d) for d in port.dims), port.dtype)
         for key, port in ports.items()
     }
 
@@ -191,7 +227,9 @@ def _match(wanted: tuple[str, ...], given: tuple[str, ...], bound: tuple[str, ..
     head = wanted.index(ANY_DIMS)
     tail = len(wanted) - head - 1
     middle = given[head : len(given) - tail]
-    fits = len(given) >= head + tail and given[:head] == wanted[:head] and given[len(given) - tail :] == wanted[head + 1 :]
+    fits = (
+        len(given) >= head + tail and given[:head] == wanted[:head] and given[len(given) - tail :] == wanted[head + 1 :]
+    )
     return middle if fits and bound in (None, middle) else None
 
 
@@ -207,14 +245,14 @@ def _fits(given: str, wanted: str) -> bool:
     return order[np.dtype(given).kind] <= order[np.dtype(wanted).kind]
 
 
-def _note_sizes(step: Step, ports: dict[str, Port], moved: dict[str, str], constants: dict[str, Any], settings: Node,
-                place: str, state: Chain) -> bool:
+def _note_sizes(draft: Draft, ports: dict[str, Port], moved: dict[str, str], state: Chain) -> bool:
+    step, constants, complain = draft.step, draft.constants, state.faults.add
     special: dict[str, int] = {}
     if step.sizes:
         try:
             special = step.sizes(**constants)
         except ValueError as error:
-            state.faults.add(settings, place, str(error))
+            complain(draft.settings, draft.place, str(error))
             return False
     taken = {dim for port in step.inputs.values() for dim in port.dims}
     for dim in dict.fromkeys(d for port in ports.values() for d in port.dims):
@@ -228,11 +266,11 @@ def _note_sizes(step: Step, ports: dict[str, Port], moved: dict[str, str], const
         elif dim in taken or name in state.sizes:
             continue
         else:
-            state.faults.add(settings, place, f"{step.name} does not say how long its dimension {dim!r} is; "
-                             f"its author must name an input, a list {dim!r}, an integer 'n_{dim}' or @step(sizes=...)")
+            what = f"{step.name} does not say how long its dimension {dim!r} is; its author must name an input, "
+            complain(draft.settings, draft.place, what + f"a list {dim!r}, an integer 'n_{dim}' or @step(sizes=...)")
             return False
         if state.sizes.setdefault(name, size) != size:
-            state.faults.add(settings, place, f"makes the dimension {name!r} {size} long, but above it is "
-                             f"{state.sizes[name]} long")
+            what = f"makes the dimension {name!r} {size} long, but above it is {state.sizes[name]} long"
+            complain(draft.settings, draft.place, what)
             return False
     return True

@@ -82,8 +82,12 @@ def locate(chain: Node, address: str, node: Node, place: str, faults: Faults) ->
         return found[0]
     if found:
         own = [a for a, where in table.items() if a != address and where[0] in found]
-        faults.add(node, place, f"{address!r} stands {len(found)} times in the chain; "
-                   f"address one of them by an output that it names in `as`" + (f": {', '.join(own)}" if own else ""))
+        faults.add(
+            node,
+            place,
+            f"{address!r} stands {len(found)} times in the chain; "
+            f"address one of them by an output that it names in `as`" + (f": {', '.join(own)}" if own else ""),
+        )
     else:
         near = get_close_matches(address, table, 1)
         hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -157,8 +161,9 @@ def _everywhere(chain: Node, constant: str, value: Node, place: str, faults: Fau
             continue  # reported by the checker, with the nearest name
         if constant in known:
             hit = True
-            items[position] = replace(items[position], value={
-                name: replace(settings, value=settings.value | {constant: value})})
+            items[position] = replace(
+                items[position], value={name: replace(settings, value=settings.value | {constant: value})}
+            )
     if not hit:
         faults.add(value, place, f"no link of the chain has a constant {constant!r}")
     return replace(chain, value=items)
@@ -175,7 +180,9 @@ def guarded(chain: Node, given: set[str], known: set[str], faults: Faults) -> No
                 continue
             name = words[word].value
             if name not in known:
-                faults.add(words[word], f"chain.{word}", f"{name!r} is no entry under files ({', '.join(sorted(known))})")
+                faults.add(
+                    words[word], f"chain.{word}", f"{name!r} is no entry under files ({', '.join(sorted(known))})"
+                )
             keep &= (name in given) == (word == "only_with")
         if keep:
             kept.append(item)
@@ -183,7 +190,7 @@ def guarded(chain: Node, given: set[str], known: set[str], faults: Faults) -> No
 
 
 def shrunk(tree: Node, faults: Faults) -> Node:
-    """The cheap corner of a recipe, in which the laws run: constants by name, ``samples`` and ``levels`` for all splits."""
+    """The cheap corner of a recipe, in which the laws run: constants by name; ``samples``, ``levels`` for all splits."""
     corner = tree.value.get("corner")
     if corner is None:
         return tree

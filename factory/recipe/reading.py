@@ -171,7 +171,8 @@ def read(source: Path | str | bytes, faults: Faults | None = None, origin: str =
     RecipeError
         All faults of the text.  What makes the rest unreadable (bad syntax, too large) is raised even with ``faults``.
     """
-    origin = origin or (source.name if isinstance(source, Path) else faults.origin if faults is not None else "") or "recipe"
+    named = source.name if isinstance(source, Path) else faults.origin if faults is not None else ""
+    origin = origin or named or "recipe"
     found = faults if faults is not None else Faults(origin)
     own = Faults(origin)
     tree = None
