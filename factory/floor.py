@@ -40,7 +40,7 @@ def make(recipe: Recipe, split: str | None, start: int, stop: int) -> xr.Dataset
         No such split, or a range outside it.
     """
     plan = recipe.split(split)
-    state = _run(recipe, plan, len(plan.levels) - 1, start, stop, frozenset(plan.keep))
+    state = _run(recipe, plan, len(plan.levels) - 1, start, stop, frozenset(plan.variables))
     wanted = {v.name: state[v.name] for v in plan.variables.values() if v.name in state}
     return _label(recipe, plan, wanted)
 
@@ -120,9 +120,14 @@ def draw_values(
         key: _look_up(value.name, state, outer) if isinstance(value, Ref) else value
         for key, value in one.parameters.items()
     }
+    if one.refs and (complaint := one.distribution.complaint(parameters)):
+        raise ValueError(
+            f"recipe {recipe.name}, split {plan.name}, samples {draws.start} to {draws.stop}: "
+            f"draw.{one.name}: {complaint}"
+        )
     count = one.distribution.uniforms(one.parameters)
     own = draws.under("draw")
-    if one.design is None:
+    if one.design is None or not count:
         u = own.uniform(one.name, (count,))
     else:
         u = np.stack([_designed(recipe, plan, one, k, own) for k in range(count)], axis=1)

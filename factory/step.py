@@ -203,9 +203,7 @@ def find(name: str) -> Step:
 
 def topics() -> list[str]:
     """Names of the files in factory/physics, sorted."""
-    import factory.physics
-
-    return sorted(m.name for m in iter_modules(factory.physics.__path__))
+    return sorted(m.name for m in iter_modules(import_module("factory.physics").__path__))
 
 
 def steps(topic: str) -> dict[str, Step]:

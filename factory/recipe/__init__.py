@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import lru_cache
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -16,7 +17,7 @@ from factory.recipe.checking import check
 from factory.recipe.constants import nearest, shown
 from factory.recipe.merging import assign, inherit, shrunk
 from factory.recipe.model import Link, Recipe, Split, Variable
-from factory.recipe.reading import Faults, Node, RecipeError, read
+from factory.recipe.reading import Faults, Node, RecipeError, dump, read, read_value
 
 __all__ = ["Link", "Recipe", "RecipeError", "Split", "Variable", "load", "names", "rebuild"]
 
@@ -79,14 +80,14 @@ def load(
     tree = read(path, faults)
     if isinstance(tree.value, dict) and "like" in tree.value:
         tree = _inherited(tree, path, faults)
-    trusted: dict[str, bool] = {}
+    sources: dict[str, Any] = {}
     for key, text in (set or {}).items():
-        tree = assign(tree, key, text, faults) if isinstance(tree.value, dict) else tree
-        trusted[key] = True
+        if isinstance(tree.value, dict):
+            tree = assign(tree, key, _given_file(key, text, sources, faults), faults)
     for split, count in (samples or {}).items():
         tree = assign(tree, f"splits.{split}.samples", str(count), faults)
     faults.raise_if_any()
-    return _finish(tree, path, trusted, (), corner, faults)
+    return _finish(tree, path, tuple(sources.items()), corner, faults)
 
 
 def _inherited(tree: Node, path: Path, faults: Faults) -> Node:
@@ -110,13 +111,12 @@ def _inherited(tree: Node, path: Path, faults: Faults) -> Node:
 def rebuild(text: str, name: str, sources: Sources = ()) -> Recipe:
     """The recipe of a flattened text, as a worker or a store holds it; ``sources`` says where its files lie."""
     faults = Faults(name)
-    return _finish(read(text.encode()), Path(name), {}, sources, False, faults)
+    return _finish(read(text.encode()), Path(name), sources, False, faults)
 
 
 def _finish(
     tree: Node,
     path: Path,
-    trusted: Mapping[str, bool],
     sources: Sources,
     corner: bool,
     faults: Faults,
@@ -127,7 +127,7 @@ def _finish(
     small = shrunk(tree, faults)  # always: a fault in the corner is a fault of the recipe
     if corner:
         tree = small
-    found, contents, digests = _open_files(tree, path.parent, trusted, dict(sources), faults)
+    found, contents, digests = _open_files(tree, path.parent, dict(sources), faults)
     recipe = check(tree, path.stem, contents, digests, faults)
     faults.raise_if_any()
     assert recipe is not None
@@ -138,7 +138,6 @@ def _finish(
 def _open_files(
     tree: Node,
     folder: Path,
-    trusted: Mapping[str, bool],
     sources: dict[str, Any],
     faults: Faults,
 ) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
@@ -150,7 +149,7 @@ def _open_files(
             contents[name] = None
             continue
         try:
-            found[name] = sources.get(name) or _resolved(node, folder, trusted.get(place, False))
+            found[name] = sources.get(name) or _resolved(node, folder, trusted=False)
             contents[name], digests[name] = _content(found[name])
         except (ValueError, OSError) as error:
             faults.add(node, place, str(error))
@@ -176,12 +175,39 @@ def _named_files(tree: Node, faults: Faults) -> list[tuple[str, Node, str]]:
     return entries
 
 
-def _resolved(node: Node, folder: Path, trusted: bool) -> Any:
+def _given_file(key: str, text: str, sources: dict[str, Any], faults: Faults) -> str:
+    """What ``--set files.NAME=PATH`` puts into the recipe: the file's name; where it lies goes to ``sources``."""
+    *place, name = key.split(".")
+    if place[-1:] != ["files"]:
+        return text
+    node = read_value(text)
+    if node.value is None:
+        return text
+    entry = name if len(place) == 1 else f"{place[1]}.{name}"
+    try:
+        sources[entry] = _resolved(node, Path(), trusted=True)
+    except (ValueError, OSError) as error:
+        faults.add(node, f"--set {key}", str(error))
+        return "null"
+    named = replace(node, value=_bare_names(node.value))
+    return dump(named.plain())
+
+
+def _bare_names(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: replace(child, value=_bare_names(child.value)) for key, child in value.items()}
+    if isinstance(value, list):
+        return [replace(child, value=_bare_names(child.value)) for child in value]
+    return Path(str(value)).name
+
+
+def _resolved(node: Node, folder: Path, *, trusted: bool) -> Any:
+    """A path, a tuple of paths, or a tuple of (tissue, path)."""
     from factory.recipe.files import resolve
 
     value = node.value
     if isinstance(value, dict):
-        return {key: str(resolve(str(child.value), folder, trusted)) for key, child in value.items()}
+        return tuple((key, str(resolve(str(child.value), folder, trusted))) for key, child in value.items())
     if isinstance(value, list):
         return tuple(str(resolve(str(child.value), folder, trusted)) for child in value)
     return str(resolve(str(value), folder, trusted))
@@ -193,5 +219,6 @@ def _content(source: Any) -> tuple[Any, str]:
 
     if isinstance(source, str) and source.endswith((".csv", ".txt")):
         return read_numbers(Path(source)), sha256_of(Path(source))
-    volumes = read_labels(source)
+    maps = isinstance(source, tuple) and isinstance(source[0], tuple)
+    volumes = read_labels(dict(source) if maps else source)
     return volumes, volumes.digest

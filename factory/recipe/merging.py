@@ -1,6 +1,6 @@
 """One recipe out of several texts: ``like``, a split's overrides, ``--set`` and the corner.
 
-Mappings merge by key; draws and constants are replaced whole; a chain given as a mapping patches links by their
+Mappings merge by key; draws and constants are replaced whole, a draw by null is gone; a chain given as a mapping patches links by their
 address (the step's name, or any output named in ``as``), a chain given as a list replaces the parent's.
 """
 
@@ -29,8 +29,8 @@ def inherit(parent: Node, child: Node, faults: Faults) -> Node:
             for name, split in node.value.items():
                 if name in old.value and isinstance(split.value, dict):
                     merged[key].value[name] = _split(old.value[name], split)
-        elif key in ("draw", "files", "corner") and isinstance(node.value, dict) and old is not None:
-            merged[key] = _over(old, node)
+        elif key in ("draw", "files") and isinstance(node.value, dict) and old is not None:
+            merged[key] = _without_nulls(_over(old, node)) if key == "draw" else _over(old, node)
         else:
             merged[key] = node
     return replace(child, value=merged)
@@ -39,6 +39,11 @@ def inherit(parent: Node, child: Node, faults: Faults) -> Node:
 def _over(old: Node, new: Node) -> Node:
     before = old.value if isinstance(old.value, dict) else {}
     return replace(new, value=before | new.value)
+
+
+def _without_nulls(node: Node) -> Node:
+    """A draw that is overridden by null is gone."""
+    return replace(node, value={key: child for key, child in node.value.items() if child.value is not None})
 
 
 def _split(old: Node, new: Node) -> Node:

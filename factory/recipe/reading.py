@@ -124,8 +124,11 @@ class Faults:
 
     def at(self, line: int, place: str, given: str, legal: str = "", nearest: str = "", origin: str = "") -> None:
         """One more fault at a line."""
+        fault = Fault(line, place, given, legal, nearest, origin or self.origin)
+        if fault in self.found:
+            return  # each split reads the common text again
         if len(self.found) < MAX_FAULTS:
-            self.found.append(Fault(line, place, given, legal, nearest, origin or self.origin))
+            self.found.append(fault)
         else:
             self._more += 1
 
