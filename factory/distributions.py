@@ -10,7 +10,7 @@ To add a distribution: write its function and its complaint, and add a line to t
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import sqrt
 from typing import Any, Literal
 
@@ -67,7 +67,6 @@ class Distribution:
     shape: Callable[[Mapping[str, Any]], tuple[int, ...]] = lambda _: ()
     dims: tuple[str, ...] = ()
     dtype: str = "float64"
-    doc: str = field(default="", compare=False)
 
     def complaint(self, parameters: Mapping[str, Any]) -> str | None:
         """What is wrong with these parameters, as a sentence; None when nothing is."""
@@ -176,9 +175,14 @@ def _bad_weights(weights: Sequence[float] | None, n: int, what: str) -> str | No
 # one number
 
 
+def _stretched(x: Array, low: Real, high: Real) -> Array:
+    """From [0, 1] to [low, high]; the sum may round to one ulp above high, hence the minimum."""
+    return np.asarray(np.minimum(low + np.subtract(high, low) * x, high))
+
+
 def uniform(u: Array, low: Real, high: Real) -> Array:
     """Equally likely between low and high."""
-    return np.asarray(low + np.subtract(high, low) * u[:, 0])
+    return _stretched(u[:, 0], low, high)
 
 
 def loguniform(u: Array, low: Real, high: Real) -> Array:
@@ -235,7 +239,7 @@ def lognormal(u: Array, median: Real, sigma: Real) -> Array:
 
 def beta(u: Array, a: Real, b: Real, low: Real = 0.0, high: Real = 1.0) -> Array:
     """Beta distribution with the shapes a and b, stretched from [0, 1] to [low, high]."""
-    return np.asarray(low + np.subtract(high, low) * beta_quantile_array(u[:, 0], a, b))
+    return _stretched(beta_quantile_array(u[:, 0], a, b), low, high)
 
 
 def _beta_relation(a: Real, b: Real, low: Real, high: Real) -> str | None:
