@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import dask
 from distributed import Client, LocalCluster
 from distributed.security import Security
 
@@ -39,9 +40,12 @@ def local_client(workers: int = 2, *, threads: int = 1, dashboard: bool = False,
     settings: dict[str, Any] = {
         "n_workers": workers, "threads_per_worker": threads, "memory_limit": memory_limit, "processes": True,
         "host": LOOPBACK, "protocol": "tls://", "security": certificates.temporary(),
-        "dashboard_address": f"{LOOPBACK}:0" if dashboard else None,
+        # Without an address of ours, Dask would listen on its well-known port even when nobody asked for a dashboard.
+        "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": dashboard},
     }
-    cluster: Any = LocalCluster(**settings)  # type: ignore[no-untyped-call]
+    pages: dict[str, Any] = {} if dashboard else {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    with dask.config.set(pages):  # what still listens has nothing to show
+        cluster: Any = LocalCluster(**settings)  # type: ignore[no-untyped-call]
     try:
         client: Any = Client(cluster)  # type: ignore[no-untyped-call]
         try:

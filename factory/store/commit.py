@@ -225,7 +225,7 @@ def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop) -> Commit:
     drop.place()
     drop.add(commit_path(plan, shard), commit.line + commit.payload)
     drop.place()
-    return commit
+    return replace(commit, payload=b"")  # the scalars are on the disk: they need not travel
 
 
 def _raw(block: xr.Dataset, name: str) -> bytes:

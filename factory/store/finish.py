@@ -120,6 +120,7 @@ def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
         drop.place()
     finally:
         drop.clear()
+        drop.close()
     clear_partial(store)
     return Manifest(made, {name: str(s["id"]) for name, s in facts.items()})
 

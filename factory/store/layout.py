@@ -278,7 +278,7 @@ def estimate(recipe: Recipe) -> Estimate:
     return Estimate(
         samples=sum(p.samples for p in plans),
         nbytes=sum(_split_bytes(p) for p in plans),
-        files=2 + sum(_split_files(p) for p in plans),
+        files=3 + sum(_split_files(p) for p in plans),
         shards=shards,
         shard_bytes=max(weights, default=0),
     )
