@@ -108,9 +108,12 @@ def law_no_dead_knob(recipe: Recipe, seen: set[str] | None = None) -> None:
 def _outputs(link: Link, draws: Draws, inputs: dict[str, Any], constants: dict[str, Any]) -> list[Any] | None:
     extra = {"draws": draws.under(link.label)} if link.step.random else {}
     try:
-        return list(link.step(*inputs.values(), **extra, **constants))
+        made = link.step(*inputs.values(), **extra, **constants)._asdict()
     except ValueError:
         return None  # a refused value is no dead one, but it shows nothing either
+    # A coordinate repeats its constant, so it may not count as moved by it.
+    signals = [values for key, values in made.items() if link.step.outputs[key].dims != (key,)]
+    return signals or list(made.values())
 
 
 def _differ(a: list[Any] | None, b: list[Any] | None) -> bool:
@@ -153,7 +156,8 @@ def _other_constants(value: Any) -> Iterator[Any]:
     elif isinstance(value, tuple):
         for factor in (1.1, 0.5, 2.0):
             yield tuple(v * factor for v in value)
-        yield (0.0, 0.5)
+        if len(value) == 2:
+            yield (0.0, 0.5)
     elif isinstance(value, dict):
         yield dict(zip(value, [*value.values()][::-1], strict=True))
     elif hasattr(value, "arrays"):
