@@ -1,0 +1,11 @@
+"""The roof: the commands of ``factory``, one file a group.  Heavy packages are imported inside functions only."""
+
+from __future__ import annotations
+
+from factory.cli import doctor, look, making  # noqa: F401  (each adds its commands to the app)
+from factory.cli.app import app
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

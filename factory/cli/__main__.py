@@ -1,0 +1,5 @@
+"""``python -m factory.cli``."""
+
+from factory.cli import main
+
+main()

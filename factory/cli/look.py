@@ -1,0 +1,228 @@
+"""Commands that look: list, check, show, sample, preview, schema."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from factory.cli import story
+from factory.cli.app import app
+from factory.cli.choices import AsJson, Counts, Settings, is_store, recipe_of, refuse_changes
+from factory.cli.terminal import as_json, clean, extent, say, size, table, unit
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+
+MANY = 10_000  # samples behind a histogram
+RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a path with a / or .yaml.")]
+Source = Annotated[str, typer.Argument(metavar="RECIPE|STORE", help="A recipe's name or path, or a store's folder.")]
+
+
+@app.command(epilog="Example:  factory check rim_t1 --set splits.train.samples=5000")
+def check(recipe: RecipeName, set_: Settings = None, samples: Counts = None, json: AsJson = False) -> None:
+    """Find every fault of a recipe before anything is made: exit 0 when it is sound, 1 otherwise."""
+    from factory.recipe import RecipeError
+
+    try:
+        checked = recipe_of(recipe, set_, samples)
+    except RecipeError as error:
+        if not json:
+            raise
+        as_json({"ok": False, "faults": [str(fault) for fault in error.faults]})
+        raise typer.Exit(1) from None
+    if json:
+        as_json({"ok": True} | story.as_data(checked))
+        return
+    total = sum(plan.samples * plan.sample_bytes for plan in checked.splits.values())
+    say(f"{checked.name}: ok, {len(checked.splits)} splits, {size(total)}")
+    table("", story.SPLIT_HEAD, story.split_rows(checked), right=("samples", "a sample", "all"))
+
+
+@app.command(epilog="Example:  factory show rim_t1     or, for a store:  factory show rim_t1.zarr --json")
+def show(source: Source, set_: Settings = None, samples: Counts = None, json: AsJson = False) -> None:
+    """Tell a recipe's or a store's data story: splits, draws, chain, and what is kept with units and sizes."""
+    if is_store(source):
+        refuse_changes(set_ or samples)
+        _show_store(source, json)
+        return
+    recipe = recipe_of(source, set_, samples)
+    if json:
+        as_json(story.as_data(recipe))
+    else:
+        _tell(recipe)
+
+
+def _tell(recipe: Recipe) -> None:
+    say(f"{recipe.name}: {recipe.about}")
+    say(f"seed {recipe.seed}, identity {recipe.identity[:16]}")
+    table("", story.SPLIT_HEAD, story.split_rows(recipe), right=("samples", "a sample", "all"))
+    first, *others = recipe.splits.values()
+    known = story.sections(first)
+    for head, rows in known:
+        table("", head, rows)
+    for plan in others:
+        for (head, rows), (_, usual) in zip(story.sections(plan), known, strict=True):
+            changed = [row for row in rows if row not in usual]
+            gone = [row[0] for row in usual if row[0] not in [r[0] for r in rows]]
+            if changed:
+                table(f"split {plan.name}: other than in {first.name}", head, changed)
+            if gone:
+                say(f"split {plan.name}: without {', '.join(gone)}")
+
+
+def _show_store(path: str, json: bool) -> None:
+    from factory.recipe import RecipeError, rebuild
+    from factory.store import status
+    from factory.store.metadata import read_root
+
+    found, root = status(path), read_root(path)
+    try:
+        recipe = rebuild(root.recipe, Path(path).stem)
+    except RecipeError:  # it reads files that are not here
+        recipe = None
+    if json:
+        known = {"store": path, "identity": root.identity, "id": found.id, "finished": found.finished,
+                 "status": found.sentence, "recipe": root.recipe}
+        as_json(known | ({"story": story.as_data(recipe)} if recipe else {}))
+        return
+    say(found.sentence)
+    if recipe is not None:
+        _tell(recipe)
+        return
+    say("It reads files that are not on this machine, so only its recipe can be shown:\n")
+    say(root.recipe)
+
+
+@app.command(epilog="Example:  factory sample rim_t1 train 0 -o sample.png")
+def sample(
+    recipe: RecipeName,
+    split: Annotated[str, typer.Argument(help="A split of the recipe, such as train.")],
+    index: Annotated[int, typer.Argument(min=0, help="Which sample, from 0.")],
+    set_: Settings = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="Draw the sample into this picture (PNG).")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make one sample and show every variable on the way, kept or not."""
+    from factory.floor import trace
+
+    loaded = recipe_of(recipe, set_)
+    plan = loaded.split(split)
+    if index >= plan.samples:
+        raise typer.BadParameter(f"split {split} has the samples 0 to {plan.samples - 1}", param_hint="INDEX")
+    made = trace(loaded, split, index)
+    rows = [_facts(made[name], plan, str(name)) for name in made.variables]
+    if json:
+        as_json({"recipe": loaded.name, "split": split, "index": index, "variables": rows})
+    else:
+        say(f"{loaded.name}, split {split}, sample {index} of {plan.samples:,}")
+        table("", ("variable", "made by", "dimensions", "type", "unit", "least", "mean", "most", "kept"),
+              [_line(row) for row in rows], right=("least", "mean", "most"))
+    if out is not None:
+        from factory import report
+
+        _saved(report.gallery(made, title=f"{loaded.name}, {split}, sample {index}"), out, quiet=json)
+
+
+def _facts(values: Any, plan: Any, name: str) -> dict[str, Any]:
+    """What one variable of a sample is: a row of the table."""
+    makers = {out: link.step.name for link in plan.chain for out in link.outputs.values()}
+    array = values.to_numpy()
+    sampled = values.dims[:1] == ("sample",)
+    dims, shape = (values.dims[1:], array.shape[1:]) if sampled else (values.dims, array.shape)
+    numbers = abs(array) if array.dtype.kind == "c" else array
+    row = {"name": name, "from": makers.get(name, "drawn" if sampled else "list"), "dims": list(dims),
+           "shape": list(shape), "dtype": str(array.dtype), "unit": values.attrs.get("units", "1"),
+           "min": numbers.min().item(), "mean": numbers.mean().item(), "max": numbers.max().item(),
+           "kept": name in plan.variables}
+    return row | ({"values": array.reshape(shape).tolist()} if array.size <= 16 else {})
+
+
+def _line(row: dict[str, Any]) -> tuple[str, ...]:
+    numbers = [row["min"], row["mean"], row["max"]] if row["shape"] else ["", row["mean"], ""]
+    written = [f"{n:.4g}" if isinstance(n, float) else str(n) for n in numbers]
+    return (row["name"], row["from"], extent(row["dims"], row["shape"]), row["dtype"], unit(row["unit"]), *written,
+            "kept" if row["kept"] else "")
+
+
+@app.command(epilog="Example:  factory preview rim_t1 -o rim_t1.png --samples 6")
+def preview(
+    source: Source,
+    out: Annotated[Path, typer.Option("-o", "--out", help="The picture (PNG, PDF or SVG).")],
+    split: Annotated[str | None, typer.Option(help="Which split; by default the first.")] = None,
+    samples: Annotated[int, typer.Option(min=1, max=12, help="Samples to show.")] = 5,
+    set_: Settings = None,
+) -> None:
+    """Draw a gallery of samples with units and colour bars, and histograms of what is drawn."""
+    from factory import report
+
+    if is_store(source):
+        refuse_changes(set_)
+        shown, drawn, name = _from_store(source, split, samples)
+    else:
+        recipe = recipe_of(source, set_)
+        shown, drawn, name = _from_recipe(recipe, split, samples)
+    _saved(report.preview(shown, drawn, title=name), out)
+
+
+def _from_store(store: str, split: str | None, samples: int) -> tuple[Any, Any, str]:
+    from factory.store import open_store
+
+    tree = open_store(store)
+    if split is None:
+        split = next(iter(tree.children))
+    if split not in tree.children:
+        raise typer.BadParameter(f"{store} has the splits {', '.join(tree.children)}", param_hint="--split")
+    whole = tree[split].to_dataset()
+    shown, many = (whole.isel(sample=slice(0, count)) for count in (samples, MANY))
+    return shown, many, f"{Path(store).name}, split {split}"
+
+
+def _from_recipe(recipe: Recipe, split: str | None, samples: int) -> tuple[Any, Any, str]:
+    from factory import report
+    from factory.floor import make
+
+    plan = recipe.split(split or next(iter(recipe.splits)))
+    shown = make(recipe, plan.name, 0, min(samples, plan.samples))
+    return shown, report.drawn(recipe, plan.name, MANY), f"{recipe.name}, split {plan.name}"
+
+
+def _saved(figure: Any, out: Path, quiet: bool = False) -> None:
+    from factory import report
+
+    report.save(figure, out)
+    if not quiet:
+        say(f"wrote {out}")
+
+
+@app.command(epilog="Example:  factory schema > recipe.schema.json")
+def schema() -> None:
+    """Print the JSON schema of recipes, from which an editor completes and checks while you type."""
+    from factory.recipe.schema import schema as whole
+
+    as_json(whole())
+
+
+@app.command("list", epilog="Example:  factory list steps")
+def list_(
+    what: Annotated[str, typer.Argument(metavar="[recipes|steps|distributions|systems]")] = "recipes",
+    json: AsJson = False,
+) -> None:
+    """List what there is: recipes, steps, distributions, or systems (networks that can be trained)."""
+    from factory.cli import catalogue
+
+    kinds = {"recipes": catalogue.recipes, "steps": catalogue.steps, "distributions": catalogue.distributions,
+             "systems": catalogue.systems}
+    if what not in kinds:
+        raise typer.BadParameter(f"{clean(what)!r} is not one of {', '.join(kinds)}", param_hint="WHAT")
+    rows = kinds[what]()
+    if json:
+        as_json(rows)
+        return
+    head = list(rows[0]) if rows else []
+    table("", head, [[_cell(row[key]) for key in head] for row in rows])
+
+
+def _cell(value: Any) -> str:
+    return "\n".join(map(str, value)) if isinstance(value, list) else str(value)

@@ -1,0 +1,180 @@
+"""Commands that make: make and status."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from factory.cli.app import app
+from factory.cli.choices import AsJson, Counts, Settings, recipe_of
+from factory.cli.look import RecipeName
+from factory.cli.terminal import as_json, complain, console, say, size, span, table
+
+if TYPE_CHECKING:
+    from factory.recipe import Recipe
+
+PROBE_SECONDS = 2.0  # a split is timed until this has passed
+PROBE_SAMPLES = 256  # or until so many samples are made
+Store = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder, such as rim_t1.zarr.")]
+
+
+@app.command(epilog="Example:  factory make rim_t1 rim_t1.zarr --samples train=2000 --dry-run")
+def make(
+    recipe: RecipeName,
+    store: Store,
+    samples: Counts = None,
+    set_: Settings = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what it would cost.")] = False,
+    workers: Annotated[int | None, typer.Option(
+        min=1, help="Make the samples in this many Dask worker processes instead of this process's threads.")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    dashboard: Annotated[bool, typer.Option(
+        "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers).")] = False,
+    json: AsJson = False,
+) -> None:
+    """Make a recipe's samples into a store; run it again to go on after any interruption."""
+    loaded = recipe_of(recipe, set_, samples)
+    if dashboard and workers is None:
+        raise typer.BadParameter("the dashboard belongs to Dask: add --workers N", param_hint="--dashboard")
+    if workers is not None and threads is not None:
+        raise typer.BadParameter("give --workers or --threads, not both", param_hint="--threads")
+    if dry_run:
+        _plan(loaded, store, json)
+        return
+    began = time.perf_counter()
+    cores = usable_cores()
+    where = f"{workers} Dask worker processes" if workers else f"up to {threads or cores} threads"
+    complain(f"{loaded.name} -> {store}: {_weight(loaded)}, on {where}")
+    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard)
+    _summary(loaded, store, fresh, time.perf_counter() - began, json)
+
+
+def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = None, threads: int | None = None,
+                 dashboard: bool = False) -> int:
+    """`factory.store.materialise` with a progress bar on standard error; returns how many samples were made now."""
+    from factory.store import RichProgress, materialise
+
+    fresh: list[int] = []
+
+    class Counting(RichProgress):
+        def shard(self, commit: Any) -> None:
+            fresh.append(commit.samples)
+            super().shard(commit)
+
+    with _cluster(workers, dashboard) as client, Counting(console(sys.stderr)) as progress:
+        materialise(recipe, store, client, threads=threads, progress=progress)
+    return sum(fresh)
+
+
+@contextmanager
+def _cluster(workers: int | None, dashboard: bool) -> Iterator[Any]:
+    if workers is None:
+        yield None
+        return
+    from cluster.connect import local_client
+
+    with local_client(workers, dashboard=dashboard) as client:
+        if dashboard:
+            complain(f"dashboard: {client.dashboard_link}")
+        yield client
+
+
+def _weight(recipe: Recipe) -> str:
+    from factory.store import estimate
+
+    cost = estimate(recipe)
+    return f"{cost.samples:,} samples, {size(cost.nbytes)}, {cost.shards:,} shards"
+
+
+def _summary(recipe: Recipe, store: str, fresh: int, seconds: float, json: bool) -> None:
+    from factory.store import status
+
+    found = status(store)
+    total = sum(split.nbytes for split in found.splits)
+    if json:
+        as_json({"store": store, "recipe": recipe.name, "identity": found.identity, "id": found.id, "bytes": total,
+                 "samples": {s.name: s.samples for s in found.splits}, "samples_made_now": fresh, "seconds": seconds})
+        return
+    held = ", ".join(f"{s.name} {s.samples:,}" for s in found.splits)
+    said = (f"made {fresh:,} samples in {span(seconds)} ({fresh / seconds:,.0f} samples/s)" if fresh
+            else "nothing was left to make")
+    say(f"{store} is finished: {held}; {size(total)}; {said}")
+    say(f"id {found.id}")
+    say(f"Next:  factory preview {store} -o picture.png   or   factory show {store}")
+
+
+def _plan(recipe: Recipe, store: str, json: bool) -> None:
+    """What a run would cost, from samples that are made and thrown away."""
+    from factory.store import estimate
+
+    cost, probes = estimate(recipe), {name: probe(recipe, name) for name in recipe.splits}
+    hours = {name: plan.samples * probes[name] / 3600 for name, plan in recipe.splits.items()}
+    cores = usable_cores()
+    above = next(p for p in [Path(store).absolute(), *Path(store).absolute().parents] if p.exists())
+    free = shutil.disk_usage(above).free
+    if json:
+        as_json({"samples": cost.samples, "bytes": cost.nbytes, "files": cost.files, "shards": cost.shards,
+                 "shard_bytes": cost.shard_bytes, "core_hours": sum(hours.values()), "free_bytes": free,
+                 "seconds_per_sample": probes})
+    else:
+        rows = [(name, f"{plan.samples:,}", size(plan.samples * plan.sample_bytes), span(probes[name]),
+                 f"{hours[name]:.3g}") for name, plan in recipe.splits.items()]
+        head = ("split", "samples", "bytes", "a sample takes", "core-hours")
+        table(f"{recipe.name}: what it would cost (nothing was written)", head, rows, right=head[1:])
+        say(f"{cost.nbytes / 1e9:.3g} GB in {cost.files:,} files, {cost.shards:,} shards of at most "
+            f"{size(cost.shard_bytes)}; {sum(hours.values()):.3g} core-hours, about "
+            f"{span(3600 * sum(hours.values()) / cores)} on this machine's {cores} cores.")
+        say(f"{size(free)} are free at {above}.")
+    if cost.nbytes > free:
+        complain(f"The store does not fit: it needs {size(cost.nbytes)}, and {above} has {size(free)} free.")
+        raise typer.Exit(1)
+
+
+def usable_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def probe(recipe: Recipe, split: str) -> float:
+    """Seconds that one sample takes on one core: compiled code, outer levels shared as in a real run."""
+    from factory.floor import make as make_samples
+
+    plan = recipe.splits[split]
+    make_samples(recipe, split, 0, 1)  # compiles
+    width, done, began = 1, 0, time.perf_counter()
+    first = min(1, plan.samples - 1)
+    while done < min(PROBE_SAMPLES, plan.samples - first) and time.perf_counter() - began < PROBE_SECONDS:
+        stop = min(first + done + width, plan.samples)
+        make_samples(recipe, split, first + done, stop)
+        done, width = stop - first, min(2 * width, 32)
+    return (time.perf_counter() - began) / done
+
+
+@app.command(epilog="Example:  factory status rim_t1.zarr --json")
+def status(store: Store, json: AsJson = False) -> None:
+    """Say how a store is: 0 finished, 1 damaged, 2 incomplete, 10 no store."""
+    from factory.store import status as status_of
+
+    found = status_of(store)
+    if json:
+        splits = [{"split": s.name, "samples": s.samples, "shards": s.shards, "bytes": s.nbytes,
+                   "committed_shards": s.committed, "committed_samples": s.committed_samples, "id": s.id}
+                  for s in found.splits]
+        as_json({"store": found.path, "finished": found.finished, "code": found.code, "sentence": found.sentence,
+                 "identity": found.identity, "id": found.id, "splits": splits})
+        raise typer.Exit(found.code)
+    (say if found.code == 0 else complain)(found.sentence)
+    if found.splits:
+        rows = [(s.name, f"{s.committed_samples:,} of {s.samples:,}", f"{s.committed:,} of {s.shards:,}",
+                 size(s.committed_nbytes), f"{100 * s.committed // max(1, s.shards)} %") for s in found.splits]
+        head = ("split", "samples", "shards", "bytes", "done")
+        table("", head, rows, right=head[1:])
+    raise typer.Exit(found.code)
