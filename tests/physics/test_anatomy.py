@@ -50,6 +50,13 @@ def test_all_tissues_appear_and_every_head_is_another():
     assert (grey / white < 4).all()
 
 
+def test_the_brain_floats_in_csf():
+    for head in heads(0, 6):
+        brain = np.isin(head, BRAIN)
+        edge = brain & ~ndimage.binary_erosion(brain)
+        assert np.mean(head[edge] == CODE["csf"]) > 0.6
+
+
 def test_heads_are_addressed():
     many = heads(0, 6, size=48)
     np.testing.assert_array_equal(heads(4, 6, size=48), many[4:])
