@@ -43,7 +43,7 @@ def local_client(workers: int = 2, *, threads: int = 1, dashboard: bool = False,
         # Without an address of ours, Dask would listen on its well-known port even when nobody asked for a dashboard.
         "dashboard_address": f"{LOOPBACK}:0", "scheduler_kwargs": {"dashboard": dashboard},
     }
-    pages: dict[str, Any] = {} if dashboard else {"distributed.scheduler.http.routes": [], "distributed.worker.http.routes": []}
+    pages: dict[str, Any] = {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker") if not dashboard}
     with dask.config.set(pages):  # what still listens has nothing to show
         cluster: Any = LocalCluster(**settings)  # type: ignore[no-untyped-call]
     try:

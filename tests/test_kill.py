@@ -10,6 +10,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -61,14 +62,12 @@ class Runs:
         child = int(self._line())
         if killed_after is not None:
             time.sleep(killed_after)
-            try:
+            with suppress(ProcessLookupError):  # it finished first
                 os.kill(child, signal.SIGKILL)
-            except ProcessLookupError:
-                pass  # it finished first
         return int(self._line())
 
 
-@pytest.fixture()
+@pytest.fixture
 def runs(tmp_path: Path) -> Iterator[Runs]:
     made = Runs(tmp_path)
     try:

@@ -101,7 +101,7 @@ def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pat
     return path
 
 
-@pytest.fixture()
+@pytest.fixture
 def store(recipe: Recipe, tmp_path: Path) -> Path:
     """A finished store that a test may damage."""
     materialise(recipe, tmp_path / "store", threads=1)
@@ -133,7 +133,7 @@ def make_numbers(recipe: Recipe, split: str, start: int, stop: int) -> xr.Datase
     return xr.Dataset(data, coords)
 
 
-@pytest.fixture()
+@pytest.fixture
 def fake_floor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(factory.floor, "make", make_numbers)
 
@@ -222,7 +222,7 @@ def test_our_metadata_say_what_zarr_python_says(dtype: str) -> None:
 def test_what_cannot_be_stored_is_named() -> None:
     with pytest.raises(LayoutError, match="'a' has the dtype <U3"):
         layout(made_up([Variable("a", "1", "<U3", ("x",), (3,))]), "train")
-    with pytest.raises(LayoutError, match="'a' has the shape .0,"):
+    with pytest.raises(LayoutError, match=r"'a' has the shape \(0,"):
         layout(made_up([Variable("a", "1", "float32", ("x",), (0,))]), "train")
 
 
@@ -438,12 +438,12 @@ def test_only_what_is_said_about_a_recipe_may_change(undisturbed: Path, tmp_path
     assert tree(undisturbed) == before
 
 
-@pytest.fixture()
+@pytest.fixture
 def began_elsewhere(recipe: Recipe, store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A store with one shard to be made, by code that has not worked on it yet."""
     (store / "train/noisy/c.5.0").unlink()
     monkeypatch.setattr(factory.store.behaviour, "fingerprint", lambda: {"source": "new"})
-    yield store
+    return store
 
 
 def test_new_code_that_behaves_the_same_goes_on(recipe: Recipe, began_elsewhere: Path, undisturbed: Path) -> None:
@@ -513,7 +513,7 @@ def test_a_sample_that_is_not_finite_names_itself(recipe: Recipe, tmp_path: Path
 def test_a_target_that_is_no_store_is_refused(recipe: Recipe, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("mine")
     for path in (tmp_path, tmp_path / "thesis.txt"):
-        with pytest.raises(NoStore, match="is not a store of this factory.*name a path that does not exist yet"):
+        with pytest.raises(NoStore, match=r"is not a store of this factory.*name a path that does not exist yet"):
             materialise(recipe, path)
     zarr.create_group(tmp_path / "group")
     with pytest.raises(NoStore):
@@ -529,7 +529,7 @@ def test_an_empty_folder_may_become_a_store(recipe: Recipe, undisturbed: Path, t
 def test_a_folder_that_cannot_be_written_is_refused(recipe: Recipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
                                                     ) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: False)  # the tests may run as root, who may write anywhere
-    with pytest.raises(StoreError, match="cannot write to .*; name a folder that you may write to"):
+    with pytest.raises(StoreError, match=r"cannot write to .*; name a folder that you may write to"):
         materialise(recipe, tmp_path / "deep" / "store")
     with pytest.raises(StoreError, match="cannot write to"):
         materialise(recipe, Path("/proc/version/store"))

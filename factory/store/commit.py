@@ -233,7 +233,7 @@ def _raw(block: xr.Dataset, name: str) -> bytes:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _mark(data: bytes) -> tuple[int, str]:
+def _mark(data: bytes | memoryview) -> tuple[int, str]:
     return len(data), xxhash.xxh3_128_hexdigest(data)
 
 
@@ -274,13 +274,13 @@ class Drop:
         self.folder = store / BOOKS / "partial" / run
         self.waiting: list[tuple[Path, Path]] = []
 
-    def add(self, target: Path, data: bytes | Iterable[bytes]) -> None:
+    def add(self, target: Path, data: bytes | memoryview | Iterable[bytes]) -> None:
         """Write ``data`` to a temporary file for ``target`` and synchronise it to the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         temporary = self.folder / uuid4().hex
         self.waiting.append((temporary, target))
         with open(temporary, "wb") as file:
-            for piece in [data] if isinstance(data, bytes) else data:
+            for piece in [data] if isinstance(data, bytes | memoryview) else data:
                 file.write(piece)
             file.flush()
             os.fsync(file.fileno())

@@ -173,7 +173,7 @@ def split_documents(plan: Layout, probe: xr.Dataset) -> dict[str, Document]:
     return documents
 
 
-def _place(path: Path, data: bytes) -> None:
+def _place(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
