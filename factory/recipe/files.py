@@ -202,7 +202,7 @@ def _chance(path: Path, shape: tuple[int, ...] | None) -> Array:
     """One map of probabilities in float32."""
     found = arrays_of(path, shape)
     if len(found) > 1:
-        raise FileError(f"{shown(path.name)} holds {', '.join(map(shown, islice(found, 8)))}; give each map its own file")
+        raise FileError(f"{shown(path.name)} holds {', '.join(map(shown, islice(found, 8)))}; one map a file")
     (array,) = found.values()
     if array.size * 4 > MAX_BYTES:
         raise FileError(f"{shown(path.name)} has {array.size} voxels; a map has at most {MAX_BYTES // 4}")

@@ -204,13 +204,16 @@ def read_bytes(path: Path, limit: int) -> bytes:
     A FIFO without a writer would block an ordinary open for ever, and a device may have no end.
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY)
-    with os.fdopen(handle, "rb") as file:
+    try:
         status = os.fstat(handle)
         if not stat.S_ISREG(status.st_mode):
             raise OSError(f"{shown(str(path))} is no regular file")
         if status.st_size > limit:
             raise OSError(f"{shown(path.name)} has {status.st_size} bytes; at most {limit} are read")
-        return file.read(limit + 1)[:limit]
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            return file.read(limit + 1)[:limit]
+    finally:
+        os.close(handle)
 
 
 class _Unreadable(Exception):
@@ -274,7 +277,7 @@ class _Reader:
         return Node(value, mark.line + 1, mark.column + 1, key_line, self.origin, broken)
 
     def _node(self, event: Any, place: str, depth: int, key_line: int = 0) -> Node:
-        if depth > MAX_DEPTH:
+        if depth > MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
             self._fault(event, "", f"brackets or indents are nested more than {MAX_DEPTH} deep")
             raise _Unreadable
         if isinstance(event, yaml.AliasEvent):
@@ -408,7 +411,7 @@ def dump(value: Any) -> str:
 
 
 def _lines(value: Any, depth: int) -> Iterator[str]:
-    if depth > MAX_DEPTH:
+    if depth > MAX_DEPTH and isinstance(value, dict | list | tuple):
         raise ValueError(f"the value is nested more than {MAX_DEPTH} deep")
     if isinstance(value, dict) and value:
         for key, child in value.items():
@@ -419,8 +422,6 @@ def _lines(value: Any, depth: int) -> Iterator[str]:
         for item in value:
             yield from _item(item, depth)
     elif isinstance(value, list | tuple):
-        if value and depth + 1 > MAX_DEPTH:
-            raise ValueError(f"the value is nested more than {MAX_DEPTH} deep")
         yield f"[{', '.join(_word(item) for item in value)}]"
     else:
         yield "{}" if isinstance(value, dict) else _word(value)

@@ -20,7 +20,8 @@ COUNT: Schema = {"type": "integer", "minimum": 1}
 
 
 def _properties() -> Schema:
-    draws = {"type": "object", "additionalProperties": {"$ref": "#/$defs/draw"}}
+    one = {"anyOf": [{"$ref": "#/$defs/draw"}, {"type": "null", "description": "Removes an inherited draw."}]}
+    draws = {"type": "object", "additionalProperties": one}
     chain_patch = {"type": "object", "additionalProperties": {"type": ["object", "null"]}}
     split = _object(
         {
