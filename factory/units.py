@@ -245,7 +245,7 @@ class Volumes:
         seen = hashlib.sha256()
         arrays = []
         for name, given in zip(self.names, self.arrays, strict=True):
-            array = np.array(given, order="C", copy=True)
+            array = np.array(given, given.dtype.newbyteorder("="), order="C", copy=True)
             if array.dtype not in (np.uint8, np.int16, np.int32) or array.ndim != 3 or not array.size:
                 raise ValueError(f"volume {name!r} is {array.dtype} {array.shape}; it must be uint8, int16 or int32 "
                                  "with the dimensions (slice, row, column)")
