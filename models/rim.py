@@ -1,0 +1,263 @@
+"""Recurrent inference machine for T1 and T2 mapping, which learns how to follow the likelihood gradient.
+
+Sabidussi et al., Recurrent inference machines as inverse problem solvers for MR relaxometry, Med Image Anal 2021,
+doi:10.1016/j.media.2021.102220.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Adam
+from torch.optim.lr_scheduler import LRScheduler, OneCycleLR
+
+from models import layers
+from models.cards import Batch, Row, Shapes, Stage, System, Task
+
+GREY_MATTER, WHITE_MATTER = 2, 3  # codes of the `tissue` map; 0 is background
+STEPS = 6  # J of the paper
+SHORTEST = 0.005  # s; the recipes draw no shorter relaxation time
+DAMPING = 0.01  # of the curvature per measurement, in squared units of the signal
+
+
+class Cell(nn.Module):
+    """One inference step: maps and likelihood gradient in, an update of the maps and the new memory out."""
+
+    def __init__(self, maps: int, features: int = 36, activation: type[nn.Module] = nn.Tanh) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(2 * maps, features, 3, padding=1)
+        self.near = layers.PixelGRU(features, features)
+        self.second = nn.Conv2d(features, features, 3, padding=1)
+        self.third = nn.Conv2d(features, features, 3, padding=1)
+        self.far = layers.PixelGRU(features, features)
+        self.last = nn.Conv2d(features, maps, 1)
+        self.activation = activation()
+        for layer in (self.first, self.second, self.third):
+            nn.init.kaiming_normal_(layer.weight, nonlinearity="tanh" if activation is nn.Tanh else "relu")
+        nn.init.kaiming_normal_(self.last.weight, nonlinearity="linear")
+        with torch.no_grad():  # the untrained search stays near its start: learns faster, measured
+            self.last.weight.mul_(0.1)
+        for layer in (self.first, self.second, self.third, self.last):
+            nn.init.constant_(layer.get_parameter("bias"), 0.0)
+
+    def forward(self, x: Tensor, near: Tensor | None, far: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        near = self.near(self.activation(self.first(x)), near)
+        inner = self.activation(self.third(self.activation(self.second(near))))
+        far = self.far(inner, far)
+        return self.last(far), near, far
+
+
+class RIM(Task):
+    """Maps from weighted images, by J steps of one cell.
+
+    A subclass names its maps, the start of the search and the likelihood. The number of images and their timings are
+    read from the batch, so that a trained network takes any.
+
+    Parameters
+    ----------
+    activation : type of nn.Module
+        tanh as in the paper; the authors' published code has ReLU.
+    rate : float
+        Largest learning rate of Adam. The paper's 1e-3; its schedule is not stated, ours is one cycle.
+    """
+
+    maps: ClassVar[tuple[str, ...]]
+    time: ClassVar[str]
+
+    def __init__(self, activation: type[nn.Module] = nn.Tanh, rate: float = 1e-3) -> None:
+        super().__init__()
+        self.cell = Cell(len(self.maps), activation=activation)
+        self.cell.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.rate = rate
+        floor = torch.zeros(len(self.maps), 1, 1)
+        floor[-1] = SHORTEST
+        self.register_buffer("floor", floor, persistent=False)
+
+    def begin(self, signal: Tensor) -> Tensor:
+        """The start of the search, (batch, Q, y, x), from signals (batch, n, y, x)."""
+        raise NotImplementedError
+
+    def likelihood(self, batch: Batch, maps: Tensor) -> layers.Likelihood:
+        raise NotImplementedError
+
+    def hint(self, batch: Batch, maps: Tensor) -> Tensor:
+        """The likelihood gradient as the cell reads it, (batch, Q, y, x), in the units of the maps.
+
+        The plain gradient of sum r^2 / 2 spans orders of magnitude between the maps and grows with the number of
+        images; divided by sigma^2, as the likelihood has it, it would explode at low noise. Divided by the curvature
+        of its own map it is the step that this map alone would take (Gauss-Newton): of order one, independent of the
+        number of images, of the signal's scale and of sigma. The damping bounds it where the signal does not depend
+        on the map, as in air. It is an input, so no gradient flows back through it.
+        """
+        with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
+            gradient, curvature = self.likelihood(batch, maps.float())
+            return gradient / (curvature + DAMPING * batch["signal"].shape[1])
+
+    def forward(self, batch: Batch) -> list[Tensor]:
+        """The maps after each of the J steps, (batch, Q, y, x) each."""
+        maps = self.begin(batch["signal"])
+        near = far = None
+        estimates = []
+        for _ in range(STEPS):
+            x = torch.cat((maps, self.hint(batch, maps)), 1).contiguous(memory_format=torch.channels_last)
+            step, near, far = self.cell(x, near, far)
+            # reflected at its floor like the absolute value of the published code, so that a gradient always flows
+            maps = self.floor + (maps + step - self.floor).abs()
+            estimates.append(maps)
+        return estimates
+
+    def optimizers(self, steps: int) -> Mapping[str, tuple[Adam, LRScheduler]]:
+        adam = Adam(self.parameters(), lr=self.rate)
+        return {"adam": (adam, OneCycleLR(adam, self.rate, total_steps=max(2, steps), pct_start=0.2))}
+
+    def updates(self, batch: Batch) -> Iterator[tuple[Tensor, str]]:
+        """The squared error summed over the maps, in their own units, averaged over the J steps and over the voxels.
+
+        Air adds nothing: it has no relaxation time. It counts in the average, so that micro-batches add up exactly.
+        """
+        shape = batch["tissue"].shape
+        truth = torch.stack([broadcast(batch[name], shape) for name in self.maps], 1)
+        inside = (batch["tissue"] > 0)[:, None]
+        errors = [((estimate - truth).square() * inside).sum() for estimate in self(batch)]
+        yield torch.stack(errors).sum() / (STEPS * inside.numel()), "adam"
+
+    def predict(self, batch: Batch) -> dict[str, Tensor]:
+        return dict(zip(self.maps, self(batch)[-1].unbind(1), strict=True))
+
+
+class T1(RIM):
+    """A, B and T1 of an inversion recovery. 41 475 parameters."""
+
+    maps = ("amplitude", "efficiency", "t1")
+    time = "inversion_time"
+
+    def begin(self, signal: Tensor) -> Tensor:
+        amplitude = signal.amax(1).abs()
+        return torch.stack((amplitude, torch.full_like(amplitude, 2.0), torch.full_like(amplitude, 1.0)), 1)
+
+    def likelihood(self, batch: Batch, maps: Tensor) -> layers.Likelihood:
+        amplitude, efficiency, t1 = maps.unbind(1)
+        time = batch[self.time].to(maps)
+        return layers.inversion_recovery_likelihood(batch["signal"], amplitude, efficiency, t1, time)
+
+
+class T2(RIM):
+    """A and T2 of a decay. 40 790 parameters."""
+
+    maps = ("amplitude", "t2")
+    time = "echo_time"
+
+    def begin(self, signal: Tensor) -> Tensor:
+        amplitude = signal.amax(1).abs()
+        return torch.stack((amplitude, torch.full_like(amplitude, 0.1)), 1)
+
+    def likelihood(self, batch: Batch, maps: Tensor) -> layers.Likelihood:
+        amplitude, t2 = maps.unbind(1)
+        return layers.t2_decay_likelihood(batch["signal"], amplitude, t2, batch[self.time].to(maps))
+
+
+def broadcast(value: Tensor, shape: torch.Size) -> Tensor:
+    """A map as it is; one value for each sample as a constant map."""
+    return value if value.ndim == len(shape) else value.reshape(-1, 1, 1).expand(shape)
+
+
+def evaluate(task: Task, batches: Iterable[Batch]) -> list[Row]:
+    """Errors of the relaxation time in grey and white matter, beside two controls.
+
+    Controls: a constant map, the median of the truth over all tissue of the evaluated data; and a tissue-mean map,
+    with oracle labels and each tissue's mean truth over the evaluated data. Both take their values from the test truth,
+    which is stricter than from the training: of all constants, the mean has the least squared error.
+
+    Per method and tissue: `rmse` (ms), `relative rmse` (%), `median bias` (%: of (estimate - truth) / truth), `slope`
+    of the estimate against the truth over voxels (1 is right; a constant has 0), and `voxels`.
+    """
+    if not isinstance(task, RIM):
+        raise TypeError(f"this table is for a RIM, not for a {type(task).__name__}")
+    quantity = task.maps[-1]
+    found: dict[str, list[Tensor]] = {"estimate": [], "truth": [], "tissue": []}
+    for batch in batches:
+        inside = batch["tissue"] > 0
+        found["estimate"].append(task.predict(batch)[quantity][inside].double().cpu())
+        found["truth"].append(batch[quantity][inside].double().cpu())
+        found["tissue"].append(batch["tissue"][inside].cpu())
+    estimate, truth, tissue = (torch.cat(parts) for parts in found.values())
+    if not len(truth):
+        return []
+    constant = truth.quantile(0.5) if len(truth) < 2**24 else truth.median()
+    rows: list[Row] = []
+    for name, code in (("grey_matter", GREY_MATTER), ("white_matter", WHITE_MATTER)):
+        chosen = tissue == code
+        if not chosen.any():
+            continue
+        right = truth[chosen]
+        for method, guess in (
+            ("RIM", estimate[chosen]),
+            ("constant map", constant.expand_as(right)),
+            ("tissue-mean map", right.mean().expand_as(right)),
+        ):
+            rows += [{"quantity": quantity, "method": method, "tissue": name} | row for row in errors_of(guess, right)]
+    return rows
+
+
+def errors_of(estimate: Tensor, truth: Tensor) -> list[Row]:
+    """Rows that compare estimates with the truth, (voxel,) in s."""
+    error = estimate - truth
+    centred = truth - truth.mean()
+    spread = centred.square().sum()
+    values = {
+        "rmse": (error.square().mean().sqrt().item() * 1e3, "ms"),
+        "relative rmse": ((error / truth).square().mean().sqrt().item() * 100, "%"),
+        "median bias": ((error / truth).median().item() * 100, "%"),
+        "slope": ((estimate * centred).sum().item() / spread.item() if spread > 0 else float("nan"), "1"),
+        "voxels": (len(truth), "1"),
+    }
+    return [{"name": name, "value": value, "unit": unit} for name, (value, unit) in values.items()]
+
+
+def t1_task(shapes: Shapes) -> RIM:
+    return T1()
+
+
+def t2_task(shapes: Shapes) -> RIM:
+    return T2()
+
+
+PAPER = "doi:10.1016/j.media.2021.102220"
+SYSTEMS = (
+    System(
+        name="rim_t1",
+        paper=PAPER,
+        stages=(
+            Stage(
+                recipe="rim_t1",
+                reads=("signal", "inversion_time"),
+                learns=("t1", "amplitude", "efficiency", "tissue"),
+                task=t1_task,
+                batch=24,
+                steps=3000,
+            ),
+        ),
+        claim="Lowest variation (CV) of T1 at every SNR from 3 to 100 beside a voxel-wise maximum-likelihood fit and a "
+        "ResNet, with comparable median bias above SNR 3; in noisy in-vivo data 6.4 % against 17.1 % and 11.1 %.",
+        evaluate=evaluate,
+    ),
+    System(
+        name="rim_t2",
+        paper=PAPER,
+        stages=(
+            Stage(
+                recipe="rim_t2",
+                reads=("signal", "echo_time"),
+                learns=("t2", "amplitude", "tissue"),
+                task=t2_task,
+                batch=24,
+                steps=3000,
+            ),
+        ),
+        claim="In vivo, T2 differs from a maximum-likelihood fit by 2.4 ms on average, against 32.2 ms for a ResNet.",
+        evaluate=evaluate,
+    ),
+)
