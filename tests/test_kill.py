@@ -12,10 +12,13 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from factory.store import IncompleteStore, NoStore, read_layout, status
+from factory.recipe import load
+from factory.store import IncompleteStore, NoStore, materialise, read_layout, status
+from factory.store.commit import Drop
 
 KILLS = 20
 RECIPE = """\
@@ -130,3 +133,45 @@ def test_killed_anywhere_the_store_is_the_same(runs: Runs, tmp_path: Path) -> No
     assert found["finished"] < kills, "no kill fell on the work"
     strangers = {p.name for p in tmp_path.iterdir() if p.name.startswith("store_") and ".init-" not in p.name}
     assert strangers == {f"store_{k + 1}" for k in range(stores)}
+
+
+class Stopped(BaseException):
+    """What a kill is to the code after it: nothing of it runs."""
+
+
+def test_stopped_before_every_rename_and_every_synchronisation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The moments that a random kill seldom meets: each one, in turn."""
+    path = tmp_path / "few.yaml"
+    path.write_text(RECIPE.replace("samples: 300", "samples: 6").replace("  test: {samples: 30}\n", ""))
+    recipe = load(path)
+    materialise(recipe, tmp_path / "undisturbed", threads=1)
+    expected, moment, finished = tree(tmp_path / "undisturbed"), 0, False
+    while not finished:
+        moment += 1
+        store = tmp_path / f"store_{moment}"
+        with monkeypatch.context() as patch:
+            calls = 0
+
+            def counted(real: Any) -> Any:
+                def call(*args: Any) -> Any:
+                    nonlocal calls
+                    calls += 1
+                    if calls == moment:  # noqa: B023
+                        raise Stopped
+                    return real(*args)
+                return call
+
+            for name in ("replace", "rename"):
+                patch.setattr(os, name, counted(getattr(os, name)))
+            patch.setattr(os, "fsync", counted(lambda handle: None))  # what a kill leaves does not depend on the disk
+            for name in ("clear", "close"):  # a kill leaves no time to tidy up
+                patch.setattr(Drop, name, lambda self: None)
+            try:
+                materialise(recipe, store, threads=1)
+                finished = True
+            except Stopped:
+                pass
+        met(store)
+        materialise(recipe, store, threads=1)
+        assert tree(store) == expected, f"stopped before call {moment}"
+    assert moment > 2 * 6, "two shards, each with a file and a commit: written, renamed, their folder synchronised"
