@@ -5,7 +5,7 @@ Every function returns a matplotlib figure; `save` writes it.  None of them open
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -24,6 +24,7 @@ PALETTE = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#0
 CODES = ("#000000", "#332288", "#88ccee", "#bbbbbb", "#ddcc77", "#aa4499", "#cc6677", "#117733", "#882255", "#44aa99",
          "#999933", "#661100")  # Tol's muted scheme for things that have a name
 ALONG = 3  # positions along a stack of maps (inversion times, slices) that a gallery shows
+CASES = 3  # samples in a picture of maps
 CELL = 1.75  # inches of one map
 SMALL, TINY = 8, 7  # points
 FORMATS = (".png", ".pdf", ".svg")
@@ -324,6 +325,25 @@ def maps(truth: Array, estimates: Mapping[str, Array], unit: str = "1", name: st
     return figure
 
 
+def compared(truth: Array, network: str, estimate: Array, tissue: Array | None, unit: str, name: str,
+             title: str) -> Figure:
+    """`maps` of a few cases for a network's estimate and two controls that do not look at the signal.
+
+    Parameters
+    ----------
+    truth, estimate : (case, y, x)
+    tissue : (case, y, x), codes; 0 is not shown.  The controls are each tissue's mean truth and the median of all.
+    """
+    codes = np.ones(truth.shape, np.uint8) if tissue is None else tissue
+    right = np.where(codes > 0, truth, np.nan)
+    means = np.zeros(truth.shape)
+    for code in np.unique(codes[codes > 0]):
+        means[codes == code] = np.nanmean(right[codes == code])
+    shown = {network: estimate, "tissue-mean map": means, "constant map": np.full(truth.shape, np.nanmedian(right))}
+    chosen = np.linspace(0, len(truth) - 1, min(CASES, len(truth))).astype(int)
+    return maps(right[chosen], {key: values[chosen] for key, values in shown.items()}, unit, name, title)
+
+
 def _map(axes: Any, values: Array, colours: str, low: float, high: float, title: str) -> Any:
     axes.set_facecolor("#bbbbbb")
     axes.set_xticks([])
@@ -332,30 +352,30 @@ def _map(axes: Any, values: Array, colours: str, low: float, high: float, title:
     return axes.imshow(values, cmap=colours, vmin=low, vmax=high, interpolation="nearest")
 
 
-def curve(rows: Iterable[Mapping[str, float]], x: str, series: Mapping[str, str],
-          lines: Mapping[str, float] | None = None, quantity: str = "", title: str = "") -> Figure:
-    """Numbers against training steps, with horizontal lines for what to compare them with.
+def curves(panels: Mapping[str, Mapping[str, Sequence[tuple[float, float]]]],
+           lines: Mapping[str, Mapping[str, float]] | None = None, x: str = "step", quantity: str = "",
+           title: str = "") -> Figure:
+    """Numbers against training steps, one panel each, with dashed lines for what to compare them with.
 
     Parameters
     ----------
-    rows : one mapping for each point; a series may be absent from some
-    x : key of the horizontal axis
-    series : key -> name in the legend
-    lines : name -> height
-    quantity : text on the vertical axis, with its unit
+    panels : title of a panel -> name of a series -> its points
+    lines : title of a panel -> name of a line -> its height
+    x, quantity : text on the axes, with units
     """
-    points = list(rows)
-    figure = Figure(figsize=(6.4, 3.8), layout="constrained")
-    axes = figure.add_subplot()
-    for place, (key, name) in enumerate(series.items()):
-        found = [(row[x], row[key]) for row in points if key in row]
-        axes.plot([a for a, _ in found], [b for _, b in found], "o-", color=PALETTE[place], label=name, markersize=4)
-    for place, (name, height) in enumerate((lines or {}).items(), start=len(series)):
-        axes.axhline(height, linestyle="--", color=PALETTE[place % len(PALETTE)], label=name)
-    axes.set_xlabel(label(x))
-    axes.set_ylabel(quantity)
-    axes.set_ylim(bottom=0)
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    axes.set_title(title, fontsize=11, fontweight="bold")
+    figure = Figure(figsize=(max(6.0, 4.4 * len(panels)), 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11, fontweight="bold")
+    for axes, (name, series) in zip(figure.subplots(1, max(1, len(panels)), squeeze=False)[0], panels.items(),
+                                    strict=False):
+        for colour, (key, points) in zip(PALETTE, series.items(), strict=False):
+            axes.plot([p[0] for p in points], [p[1] for p in points], "o-", color=colour, label=key, markersize=4)
+        level = (lines or {}).get(name, {})
+        for colour, (key, height) in zip(PALETTE[len(series) :], level.items(), strict=False):
+            axes.axhline(height, linestyle="--", color=colour, label=key)
+        axes.set_xlabel(label(x))
+        axes.set_ylabel(quantity)
+        axes.set_ylim(bottom=0)
+        axes.set_title(label(name), fontsize=9)
+        axes.grid(alpha=0.3)
+        axes.legend(frameon=False, fontsize=SMALL)
     return figure

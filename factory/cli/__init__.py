@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from factory.cli import doctor, look, making  # noqa: F401  (each adds its commands to the app)
+from factory.cli import demo, doctor, look, making, training  # noqa: F401  (each adds its commands to the app)
 from factory.cli.app import app
 
 

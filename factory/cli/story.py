@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from math import isinf
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from factory.cli.terminal import extent, size, unit
 
@@ -38,8 +37,8 @@ def constant(value: Any, its_unit: str = "1") -> str:
                                                              zip(value.names[:SHOWN], value.arrays, strict=False))
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{k}: {constant(v)}" for k, v in value.items()) + "}"
-    if isinstance(value, np.ndarray):
-        value = tuple(value.tolist())
+    if hasattr(value, "tolist"):
+        value = value.tolist()
     if isinstance(value, list | tuple):
         if len(value) > SHOWN and all(isinstance(v, int | float) for v in value):
             return f"{number(value[0])}, {number(value[1])} ... {number(value[-1])}{tail} ({len(value)} values)"
@@ -58,7 +57,7 @@ def _called(distribution: Any, parameters: Mapping[str, Any], its_unit: str) -> 
     kinds = distribution.parameters
     written = []
     for name, value in parameters.items():
-        if value is None or (isinstance(value, float) and np.isinf(value)):
+        if value is None or (isinstance(value, float) and isinf(value)):
             continue
         dimensioned = name not in kinds or kinds[name].kind.startswith(("quantit", "distribution"))
         written.append(f"{name} {constant(value, its_unit if dimensioned else '1')}")
