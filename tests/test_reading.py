@@ -224,7 +224,7 @@ def test_faults_of_the_text_and_of_the_meaning_together() -> None:
 def test_many_faults_stay_a_short_text() -> None:
     found = complaints("[" + "no, " * 5000 + "]")
     assert len(found) == reading.MAX_FAULTS + 1
-    assert found[-1] == f"and {5000 - reading.MAX_FAULTS} more faults"
+    assert found[-1] == "and 901 more faults", "after a thousand the rest is not read"
 
 
 def test_a_fault_cannot_control_the_terminal() -> None:

@@ -26,7 +26,8 @@ MAX_BYTES = 256 * 1024
 MAX_DEPTH = 32
 MAX_KEY = 128  # characters; a YAML reader looks no further than 1024 bytes for the colon after a key
 MAX_DIGITS = 20
-MAX_FAULTS = 100
+MAX_FAULTS = 100  # that are told; a text with ten times as many is not read on
+MAX_SAID = 2000  # characters of a sentence; what is given may be as long as the text
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # What is not here controls a terminal, is half a surrogate pair, or reorders or breaks lines where no eye sees it.
@@ -89,7 +90,8 @@ class Fault:
     def __str__(self) -> str:
         where = f"{self.origin}:{self.line}" if self.line and self.origin != "--set" else self.origin
         parts = [self.given, self.legal, f"did you mean {self.nearest!r}?" if self.nearest else ""]
-        return visible(": ".join(part for part in (where, self.place, "; ".join(p for p in parts if p)) if part))
+        said = "; ".join(part if len(part) <= MAX_SAID else part[:MAX_SAID] + "..." for part in parts if part)
+        return visible(": ".join(part for part in (where[-MAX_KEY:], self.place[:MAX_KEY * 2], said) if part))
 
 
 class RecipeError(ValueError):
@@ -115,6 +117,11 @@ class Faults:
 
     def __bool__(self) -> bool:
         return bool(self.found)
+
+    @property
+    def count(self) -> int:
+        """How many faults there are, with those beyond `MAX_FAULTS`."""
+        return len(self.found) + self._more
 
     def add(self, node: Node, place: str, given: str, legal: str = "", nearest: str = "") -> None:
         """One more fault at ``node``; a node that is broken already is not complained about twice."""
@@ -267,6 +274,8 @@ class _Reader:
 
     def _fault(self, event: Any, place: str, given: str, legal: str = "") -> None:
         self.faults.at(self._line(event), place, given, legal)
+        if self.faults.count > 10 * MAX_FAULTS:
+            raise _Unreadable
 
     @staticmethod
     def _line(event: Any) -> int:
@@ -337,7 +346,8 @@ class _Reader:
             return str(event.value)
         key, fault = scalar(event.value, plain)
         if fault or isinstance(key, bool | float | None) or key == "":
-            self._fault(event, place, f"{shown(event.value)} cannot be a key", "quote it to make it a word")
+            why = "quote it to make it a word" if plain and event.value else fault or "keys are words"
+            self._fault(event, place, f"{shown(event.value)} cannot be a key", why)
             return None
         return str(key)
 
