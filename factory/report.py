@@ -54,20 +54,21 @@ def _unit(values: xr.DataArray) -> str:
 # samples
 
 
-def gallery(dataset: xr.Dataset, title: str = "") -> Figure:
+def gallery(dataset: xr.Dataset, title: str = "", numbers: Sequence[int] | None = None) -> Figure:
     """Every variable of a few samples: maps with colour bars, one column a sample, and signals as curves.
 
     Parameters
     ----------
     dataset : dims ("sample", ...), ``units`` in the attributes, as `factory.make` returns it; at most a dozen samples
+    numbers : which samples these are, for their titles; by default from 0
     """
     panels = _panels(dataset)
     figure = Figure(figsize=(_width(dataset), _height(panels) + 0.4), layout="constrained")
-    _draw_panels(figure, panels, dataset.sizes["sample"], title)
+    _draw_panels(figure, panels, numbers or range(dataset.sizes["sample"]), title)
     return figure
 
 
-def preview(dataset: xr.Dataset, draws: xr.Dataset, title: str = "") -> Figure:
+def preview(dataset: xr.Dataset, draws: xr.Dataset, title: str = "", numbers: Sequence[int] | None = None) -> Figure:
     """`gallery` of one data set above `distributions` of another, in one picture."""
     panels, names = _panels(dataset), _countable(draws)
     width, upper = _width(dataset), _height(panels) + 0.4
@@ -75,10 +76,10 @@ def preview(dataset: xr.Dataset, draws: xr.Dataset, title: str = "") -> Figure:
     lower = 1.9 * -(-_cells(draws, names) // max(1, columns)) + 0.4
     figure = Figure(figsize=(width, upper + lower), layout="constrained")
     if not names:
-        _draw_panels(figure, panels, dataset.sizes["sample"], title)
+        _draw_panels(figure, panels, numbers or range(dataset.sizes["sample"]), title)
         return figure
     top, bottom = np.atleast_1d(np.asarray(figure.subfigures(2, 1, height_ratios=[upper, lower])))
-    _draw_panels(top, panels, dataset.sizes["sample"], title)
+    _draw_panels(top, panels, numbers or range(dataset.sizes["sample"]), title)
     _draw_histograms(bottom, draws, names, columns, f"What is drawn, over {draws.sizes['sample']:,} samples")
     return figure
 
@@ -132,26 +133,29 @@ def _height(panels: Sequence[tuple[str, xr.DataArray]]) -> float:
     return sum(1.8 if kind == "curves" else CELL for kind, _ in panels) or 0.5
 
 
-def _draw_panels(holder: Holder, panels: Sequence[tuple[str, xr.DataArray]], count: int, title: str) -> None:
+def _draw_panels(holder: Holder, panels: Sequence[tuple[str, xr.DataArray]], numbers: Sequence[int],
+                 title: str) -> None:
     holder.suptitle(title.replace("$", r"\$"), fontsize=11, fontweight="bold")
     if not panels:
         return
+    count = len(numbers)
     grid = holder.add_gridspec(len(panels), count, height_ratios=[_height([p]) for p in panels])
     for row, (kind, values) in enumerate(panels):
         if kind == "curves":
-            _curves(holder.add_subplot(grid[row, :]), values)
+            _curves(holder.add_subplot(grid[row, :]), values, numbers)
         else:
             axes = [holder.add_subplot(grid[row, column]) for column in range(count)]
-            _row_of_maps(holder, axes, values, first=row == 0 or panels[row - 1][0] == "curves")
+            first = row == 0 or panels[row - 1][0] == "curves"
+            _row_of_maps(holder, axes, values, numbers if first else ())
 
 
-def _curves(axes: Any, values: xr.DataArray) -> None:
+def _curves(axes: Any, values: xr.DataArray, numbers: Sequence[int]) -> None:
     dim = str(values.dims[-1])
     coordinate = values.coords.get(dim)
     at = np.arange(values.sizes[dim]) if coordinate is None else coordinate.values
     for place, line in enumerate(values.values):
         colour = PALETTE[place % len(PALETTE)]
-        axes.plot(at, line, ".-", color=colour, linewidth=1, markersize=3, label=f"sample {place}")
+        axes.plot(at, line, ".-", color=colour, linewidth=1, markersize=3, label=f"sample {numbers[place]:,}")
     axes.set_xlabel(label(dim, "1" if coordinate is None else _unit(coordinate)), fontsize=SMALL)
     axes.set_ylabel(label(values.name, _unit(values)), fontsize=SMALL)
     axes.tick_params(labelsize=TINY)
@@ -159,17 +163,17 @@ def _curves(axes: Any, values: xr.DataArray) -> None:
     axes.legend(fontsize=TINY, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 
 
-def _row_of_maps(holder: Holder, axes: Sequence[Any], values: xr.DataArray, first: bool) -> None:
-    numbers = values.values.astype(np.float64) if values.dtype.kind == "b" else values.values
+def _row_of_maps(holder: Holder, axes: Sequence[Any], values: xr.DataArray, titles: Sequence[int]) -> None:
+    shown = values.values.astype(np.float64) if values.dtype.kind == "b" else values.values
     named = str(values.attrs.get("flag_meanings", "")).split()
     style = _named_style(named) if named else values.attrs["style"]
     image: Any = None
     for place, panel in enumerate(axes):
-        image = panel.imshow(numbers[place], **style, interpolation="nearest")
+        image = panel.imshow(shown[place], **style, interpolation="nearest")
         panel.set_xticks([])
         panel.set_yticks([])
-        if first:
-            panel.set_title(f"sample {place}", fontsize=SMALL)
+        if titles:
+            panel.set_title(f"sample {titles[place]:,}", fontsize=SMALL)
     axes[0].set_ylabel(str(values.name), fontsize=SMALL)
     bar = holder.colorbar(image, ax=list(axes), fraction=0.06, pad=0.01, aspect=15)
     bar.ax.tick_params(labelsize=TINY)
@@ -307,21 +311,22 @@ def maps(truth: Array, estimates: Mapping[str, Array], unit: str = "1", name: st
     wrong = {key: np.where(np.isfinite(truth), values - truth, np.nan) for key, values in estimates.items()}
     first = np.abs(next(iter(wrong.values())))
     reach = 2.0 * float(np.percentile(first[np.isfinite(first)], 90)) if np.isfinite(first).any() else 1.0
-    figure = Figure(figsize=(2.1 * (1 + len(estimates)) + 1.6, 4.0 * len(truth) + 0.6), layout="constrained")
+    figure = Figure(figsize=(2.0 * (1 + len(estimates)) + 1.2, 3.9 * len(truth) + 0.5), layout="constrained")
     figure.suptitle(title, fontsize=11, fontweight="bold")
     grid = figure.subplots(2 * len(truth), 1 + len(estimates), squeeze=False)
-    value: Any = None
-    error: Any = None
-    for case in range(len(truth)):
+    for case, right in enumerate(truth):
         upper, lower = grid[2 * case], grid[2 * case + 1]
-        value = _map(upper[0], truth[case], "viridis", 0.0, high, "truth" if case == 0 else "")
+        image = _map(upper[0], right, "viridis", 0.0, high, "truth")
         lower[0].axis("off")
         for place, (key, values) in enumerate(estimates.items(), start=1):
-            masked = np.where(np.isfinite(truth[case]), values[case], np.nan)
-            _map(upper[place], masked, "viridis", 0.0, high, key if case == 0 else "")
-            error = _map(lower[place], wrong[key][case], "RdBu_r", -reach, reach, "error" if case == 0 else "")
-    figure.colorbar(value, ax=list(grid[::2].flat), label=label(name, unit), fraction=0.04, pad=0.01)
-    figure.colorbar(error, ax=list(grid[1::2].flat), label=label("estimate - truth", unit), fraction=0.04, pad=0.01)
+            _map(upper[place], np.where(np.isfinite(right), values[case], np.nan), "viridis", 0.0, high, key)
+            size = float(np.sqrt(np.nanmean(wrong[key][case] ** 2)))
+            error = _map(lower[place], wrong[key][case], "RdBu_r", -reach, reach,
+                         f"its error, rms {size:.2g} {unit.removesuffix('1')}".rstrip())
+        for image_of, axes, text in ((image, upper, label(name, unit)), (error, lower, label("error", unit))):
+            bar = figure.colorbar(image_of, ax=list(axes), fraction=0.05, pad=0.01)
+            bar.set_label(text, fontsize=SMALL)
+            bar.ax.tick_params(labelsize=TINY)
     return figure
 
 

@@ -13,6 +13,7 @@ import typer
 from factory.cli import training
 from factory.cli.app import app
 from factory.cli.choices import Settings, settings
+from factory.cli.look import spread
 from factory.cli.making import materialised, usable_cores
 from factory.cli.terminal import say, size, span
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 RECIPE = SYSTEM = "rim_t1"
 SIZES = {"splits.train.levels.patch": "48", "splits.validation.levels.patch": "20", "splits.test.levels.patch": "20"}
+SHOWN = 5  # samples in the gallery
 BATCH = 8
 TIMED = 6  # batches whose time decides how many fit into the minutes
 LEAST, MOST = 20, 3000  # training steps
@@ -87,7 +89,8 @@ def _gallery(store: str, out: Path) -> None:
 
     _stage(3, "A few of them are drawn, with the distributions behind all of them.")
     whole = open_store(store)["train"].to_dataset()
-    figure = report.preview(whole.isel(sample=slice(0, 200, 40)), whole, f"{RECIPE}, split train")
+    which = spread(whole.sizes["sample"], SHOWN)
+    figure = report.preview(whole.isel(sample=which), whole, f"{RECIPE}, split train", which)
     report.save(figure, out / "gallery.png")
     say(f"  wrote {out / 'gallery.png'}")
 

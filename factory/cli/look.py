@@ -122,7 +122,7 @@ def sample(
     if out is not None:
         from factory import report
 
-        _saved(report.gallery(made, title=f"{loaded.name}, {split}, sample {index}"), out, quiet=json)
+        _saved(report.gallery(made, f"{loaded.name}, split {split}", [index]), out, quiet=json)
 
 
 def _facts(values: Any, plan: Any, name: str) -> dict[str, Any]:
@@ -159,14 +159,19 @@ def preview(
 
     if is_store(source):
         refuse_changes(set_)
-        shown, drawn, name = _from_store(source, split, samples)
+        shown, drawn, name, which = _from_store(source, split, samples)
     else:
         recipe = recipe_of(source, set_)
-        shown, drawn, name = _from_recipe(recipe, split, samples)
-    _saved(report.preview(shown, drawn, title=name), out)
+        shown, drawn, name, which = _from_recipe(recipe, split, samples)
+    _saved(report.preview(shown, drawn, name, which), out)
 
 
-def _from_store(store: str, split: str | None, samples: int) -> tuple[Any, Any, str]:
+def spread(total: int, count: int) -> list[int]:
+    """Indices far from each other, so that they show different heads where samples share one."""
+    return [k * max(1, total // count) for k in range(min(count, total))]
+
+
+def _from_store(store: str, split: str | None, samples: int) -> tuple[Any, Any, str, list[int]]:
     from factory.store import open_store
 
     tree = open_store(store)
@@ -175,17 +180,18 @@ def _from_store(store: str, split: str | None, samples: int) -> tuple[Any, Any, 
     if split not in tree.children:
         raise typer.BadParameter(f"{store} has the splits {', '.join(tree.children)}", param_hint="--split")
     whole = tree[split].to_dataset()
-    shown, many = (whole.isel(sample=slice(0, count)) for count in (samples, MANY))
-    return shown, many, f"{Path(store).name}, split {split}"
+    which = spread(whole.sizes["sample"], samples)
+    return whole.isel(sample=which), whole.isel(sample=slice(0, MANY)), f"{Path(store).name}, split {split}", which
 
 
-def _from_recipe(recipe: Recipe, split: str | None, samples: int) -> tuple[Any, Any, str]:
+def _from_recipe(recipe: Recipe, split: str | None, samples: int) -> tuple[Any, Any, str, list[int]]:
     from factory import report
-    from factory.floor import make
+    from factory.virtual import open as open_data
 
     plan = recipe.split(split or next(iter(recipe.splits)))
-    shown = make(recipe, plan.name, 0, min(samples, plan.samples))
-    return shown, report.drawn(recipe, plan.name, MANY), f"{recipe.name}, split {plan.name}"
+    which = spread(plan.samples, samples)
+    shown = open_data(recipe, split=plan.name).isel(sample=which).load()
+    return shown, report.drawn(recipe, plan.name, MANY), f"{recipe.name}, split {plan.name}", which
 
 
 def _saved(figure: Any, out: Path, quiet: bool = False) -> None:
