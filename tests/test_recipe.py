@@ -198,6 +198,8 @@ MISTAKES = [
     ("chain:", "chain: {}\nlinks:", "must be a list of steps"),
     ("corner: {n_echo: 4", "corner: {n_ecco: 4", "no link of the chain has a constant 'n_ecco'"),
     ("seed: 7", "seed: 7\nlike: nothing_there", "no recipe 'nothing_there'"),
+    ("seed: 7", "seed: 7\nlike: ../elsewhere", "must be the bare name of a recipe"),
+    ("seed: 7", "seed: 7\nlike: /etc/passwd.yaml", "must be the bare name of a recipe"),
     ("seed: 7", "seed: 7\nfiles: {maps: ../x.nii}", "files.maps"),
     ("seed: 7", "seed: 7\nfiles: {maps: there_is_no.nii}", "files.maps"),
     ("seed: 7", "seed: 7\ndesign: {sobol: [t1, t7]}", "design.*t7"),

@@ -373,7 +373,7 @@ def _translated(volumes: Volumes, table: tuple[tuple[int, str], ...]) -> list[An
 
 def _codes(name: str, array: Any, table: dict[int, str]) -> Any:
     """One volume in tissue codes."""
-    found, place = np.unique(array, return_inverse=True)
+    found = np.unique(np.concatenate([np.unique(one) for one in array]))  # a slice at a time keeps memory small
     known = {label: TISSUES.index(tissue) for label, tissue in table.items()}
     known = known or {code: code for code in range(len(TISSUES))}
     unknown = [label for label in found.tolist() if label not in known]
@@ -385,7 +385,7 @@ def _codes(name: str, array: Any, table: dict[int, str]) -> Any:
             f"add a line such as {unknown[0]:g}: background to table"
         )
     codes = np.array([known[label] for label in found.tolist()], np.uint8)
-    return codes[place.reshape(array.shape)]
+    return np.stack([codes[np.searchsorted(found, one)] for one in array])
 
 
 # ----------------------------------------------------------------------------------------------------------------------

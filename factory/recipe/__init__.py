@@ -92,11 +92,12 @@ def load(
 
 def _inherited(tree: Node, path: Path, faults: Faults) -> Node:
     node = tree.value["like"]
-    if not isinstance(node.value, str):
-        faults.add(node, "like", f"must be the name of a recipe, not {shown(node)}")
+    if not (isinstance(node.value, str) and len(node.value) <= 64 and node.value.replace("-", "_").isidentifier()):
+        # no path: a recipe from a stranger may not make us read a file elsewhere
+        faults.add(node, "like", f"must be the bare name of a recipe, beside this one or known, not {shown(node)}")
         faults.raise_if_any()
     beside = path.parent / f"{node.value}.yaml"
-    parent = read(beside if "/" not in node.value and beside.exists() else locate(node.value))
+    parent = read(beside if beside.exists() else locate(node.value))
     if isinstance(parent.value, dict) and "like" in parent.value:
         faults.add(
             node,
