@@ -61,13 +61,14 @@ class RIM(Task):
     activation : type of nn.Module
         tanh as in the paper; the authors' published code has ReLU.
     rate : float
-        Largest learning rate of Adam. The paper's 1e-3; its schedule is not stated, ours is one cycle.
+        Largest learning rate of Adam. The paper has 1e-3 and states no schedule; one cycle up to 3e-3 and down to
+        nothing is ours, because it reaches a lower loss in the few hundred batches of a demonstration.
     """
 
     maps: ClassVar[tuple[str, ...]]
     time: ClassVar[str]
 
-    def __init__(self, activation: type[nn.Module] = nn.Tanh, rate: float = 1e-3) -> None:
+    def __init__(self, activation: type[nn.Module] = nn.Tanh, rate: float = 3e-3) -> None:
         super().__init__()
         self.cell = Cell(len(self.maps), activation=activation)
         self.cell.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
