@@ -78,8 +78,9 @@ def test_no_dead_knob_catches_a_dead_constant(recipe: Recipe) -> None:
         out = recovery(amplitude, efficiency, t1, inversion_time=times)
         return out._replace(inversion_time=np.array(inversion_time))
 
-    with mutated(relaxation.inversion_recovery, dead):
-        pytest.raises(AssertionError, laws.law_no_dead_knob, recipe).match("constant 'inversion_time' moves nothing")
+    expected = "constant 'inversion_time' moves nothing"
+    with mutated(relaxation.inversion_recovery, dead), pytest.raises(AssertionError, match=expected):
+        laws.law_no_dead_knob(recipe)
 
 
 def test_honest_signature_catches_another_dtype(recipe: Recipe) -> None:
@@ -111,8 +112,9 @@ def test_honest_signature_catches_a_step_that_writes_into_its_input(recipe: Reci
 
 
 def test_independence_catches_a_key_that_forgets_the_name(recipe: Recipe) -> None:
-    with patch.object(Draws, "key", lambda self, name: real_key(self, "same")):
-        pytest.raises(AssertionError, laws.law_independence, recipe).match("share one stream")
+    nameless = patch.object(Draws, "key", lambda self, name: real_key(self, "same"))
+    with nameless, pytest.raises(AssertionError, match="share one stream"):
+        laws.law_independence(recipe)
 
 
 def test_independence_catches_a_generator_that_ignores_its_key(recipe: Recipe) -> None:
@@ -144,8 +146,9 @@ def test_store_catches_a_resume_that_forgets_what_is_done(recipe: Recipe, tmp_pa
     def forgetful(plan: Any, shard: int, payload: bool = False) -> Any:
         return real(plan, shard, payload) if shard else None
 
-    with patch.object(commit, "standing", forgetful), patch.object(run, "standing", forgetful):
-        pytest.raises(AssertionError, laws.law_store, recipe, tmp_path)
+    forgets = patch.object(run, "standing", forgetful)
+    with patch.object(commit, "standing", forgetful), forgets, pytest.raises(AssertionError):
+        laws.law_store(recipe, tmp_path)
 
 
 def test_one_truth_catches_a_store_that_rounds(recipe: Recipe, tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
 """One recipe out of several texts: ``like``, a split's overrides, ``--set`` and the corner.
 
-Mappings merge by key; draws and constants are replaced whole, a draw by null is gone; a chain given as a mapping patches links by their
-address (the step's name, or any output named in ``as``), a chain given as a list replaces the parent's.
+Mappings merge by key; draws and constants are replaced whole, and a draw replaced by null is gone; a chain given as a
+mapping patches links by their address (the step's name, or any output named in ``as``), a chain given as a list
+replaces the parent's.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def guarded(chain: Node, given: set[str], known: set[str], faults: Faults) -> No
 
 
 def shrunk(tree: Node, faults: Faults) -> Node:
-    """The cheap corner of a recipe, in which the laws run: constants by name; ``samples``, ``levels`` for all splits."""
+    """The cheap corner of a recipe, for the laws: constants by name; ``samples`` and ``levels`` for all splits."""
     corner = tree.value.get("corner")
     if corner is None:
         return tree
