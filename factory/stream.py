@@ -302,11 +302,17 @@ class File:
     def __init__(self, path: Path, size: int, mapped: bool) -> None:
         self.size, self.address = size, 0
         self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        self.check()
+        try:
+            self.check()
+            if mapped:
+                self.map = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)  # holds a descriptor of its own
+                self.address = int(np.frombuffer(self.map, np.uint8).__array_interface__["data"][0])
+        except (OSError, ValueError):
+            self.close()
+            raise
         if mapped:
-            self.map = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)  # holds a descriptor of its own
-            self.address = int(np.frombuffer(self.map, np.uint8).__array_interface__["data"][0])
-            self._let_go()
+            os.close(self.descriptor)
+            self.descriptor = None
 
     def check(self) -> None:
         """OSError for a file that is not as long as it must be: reading a map beyond its end would kill the process."""
@@ -329,13 +335,15 @@ class File:
         if self.descriptor is not None and hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.descriptor, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
-    def _let_go(self) -> None:
+    def close(self) -> None:
         if self.descriptor is not None:
             os.close(self.descriptor)
-        self.descriptor = None
+        if self.map is not None:
+            self.map.close()
+        self.descriptor = self.map = None
 
     def __del__(self) -> None:
-        self._let_go()
+        self.close()
 
 
 class Stored:
@@ -354,6 +362,8 @@ class Stored:
         return {name: arrays[name] for name in self.layout.order}
 
     def close(self) -> None:
+        for file in self.files.values():  # an error that is being reported may hold on to some
+            file.close()
         self.files.clear()
 
     def _field(self, field: Field, indices: Indices) -> Array:

@@ -358,9 +358,11 @@ def test_damage_is_named(copy: Path, damage: str, name: str, small: bool, monkey
     file.unlink()
     if damage != "missing":
         file.write_bytes(content[:-1] if damage == "short" else content + b"0")
-    shard = 12 if name == "signal" else 0
-    with pytest.raises(DamagedStore, match=rf"copy.zarr: split train, array {name}, shard {shard} cannot be read"):
+    shard, files = 12 if name == "signal" else 0, open_files()
+    with pytest.raises(DamagedStore) as caught:
         list(Stream(copy, "train", batch=N))
+    assert f"copy.zarr: split train, array {name}, shard {shard} cannot be read" in str(caught.value)
+    assert open_files() == files, "a report that is kept must not keep files open"
 
 
 @pytest.mark.parametrize("small", [True, False])
