@@ -92,7 +92,8 @@ def _panels(dataset: xr.Dataset) -> list[tuple[str, xr.DataArray]]:
     """(kind, values) of every row: "maps" (sample, y, x) or "curves" (sample, coordinate)."""
     found: list[tuple[str, xr.DataArray]] = []
     for name, values in dataset.data_vars.items():
-        for part in _real(values.rename(label(name))):
+        numbers = values.astype(np.uint8) if values.dtype.kind == "b" else values
+        for part in _real(numbers.rename(label(name))):
             if part.ndim < 2 or (part.ndim == 2 and part.dims[-1] == "tissue"):
                 continue
             curves = part.ndim == 2 or part.dims[-1] in part.coords
@@ -164,12 +165,11 @@ def _curves(axes: Any, values: xr.DataArray, numbers: Sequence[int]) -> None:
 
 
 def _row_of_maps(holder: Holder, axes: Sequence[Any], values: xr.DataArray, titles: Sequence[int]) -> None:
-    shown = values.values.astype(np.float64) if values.dtype.kind == "b" else values.values
     named = str(values.attrs.get("flag_meanings", "")).split()
     style = _named_style(named) if named else values.attrs["style"]
     image: Any = None
     for place, panel in enumerate(axes):
-        image = panel.imshow(shown[place], **style, interpolation="nearest")
+        image = panel.imshow(values.values[place], **style, interpolation="nearest")
         panel.set_xticks([])
         panel.set_yticks([])
         if titles:

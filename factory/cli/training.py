@@ -178,14 +178,13 @@ def judged(card: Any, checkpoint: str | Path, store: str, split: str, batch: int
 
 def results(rows: Sequence[Row], title: str) -> None:
     """Result rows as a table: one line for what is compared, one column for each kind of error."""
+    rows = [row for row in rows if row["name"] != "loss"]
     if not rows:
         complain("no rows: the data hold nothing that the table is about")
         return
     keys = [k for k in rows[0] if k not in ("name", "value", "unit", "step", "seconds", "split", "optimizer")]
     lines: dict[tuple[str, ...], dict[str, str]] = {}
     for row in rows:
-        if row["name"] == "loss":
-            continue
         unit = f" ({row['unit']})" if row.get("unit", "1") != "1" else ""
         line = tuple(str(row.get(k, "")).replace("_", " ") for k in keys)
         value = row["value"]
