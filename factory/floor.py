@@ -42,7 +42,7 @@ def make(recipe: Recipe, split: str | None, start: int, stop: int) -> xr.Dataset
     plan = recipe.split(split)
     state = _run(recipe, plan, len(plan.levels) - 1, start, stop, frozenset(plan.variables))
     wanted = {v.name: state[v.name] for v in plan.variables.values() if v.name in state}
-    return _label(recipe, plan, wanted)
+    return label(recipe, plan, wanted)
 
 
 def trace(recipe: Recipe, split: str | None, index: int) -> xr.Dataset:
@@ -52,10 +52,11 @@ def trace(recipe: Recipe, split: str | None, index: int) -> xr.Dataset:
     state: State = {}
     for depth, stride in enumerate(plan.strides):
         state |= _run(recipe, plan, depth, index // stride, index // stride + 1, names)
-    return _label(recipe, plan, {name: state[name] for name in plan.ports})
+    return label(recipe, plan, {name: state[name] for name in plan.ports})
 
 
-def _label(recipe: Recipe, plan: Split, arrays: Mapping[str, Array]) -> xr.Dataset:
+def label(recipe: Recipe, plan: Split, arrays: Mapping[str, Array]) -> xr.Dataset:
+    """Arrays of one split as a data set: dims, units, stored dtypes, names of tissues."""
     data, coords = {}, {}
     for name, values in arrays.items():
         port = plan.ports[name]

@@ -85,6 +85,7 @@ class Step:
     outputs: Mapping[str, Port]
     random: bool
     sizes: Callable[..., dict[str, int]] | None = None
+    coordinates: Callable[..., dict[str, Any]] | None = None
     probe: Mapping[str, object] = field(default_factory=dict)
     accuracy: tuple[str, ...] = ()
 
@@ -103,6 +104,7 @@ def step(
     function: Callable[..., Any] | None = None,
     *,
     sizes: Callable[..., dict[str, int]] | None = None,
+    coordinates: Callable[..., dict[str, Any]] | None = None,
     probe: Mapping[str, object] | None = None,
     accuracy: tuple[str, ...] = (),
 ) -> Any:
@@ -112,13 +114,16 @@ def step(
     ----------
     sizes : function of the constants, optional
         ``{dim: size}`` for output dimensions that neither an input, a list constant nor ``n_<dim>`` gives.
+    coordinates : function of the constants, optional
+        ``{output: values}`` of coordinates that are no list constant, so that a data set opens without running a step.
     probe : mapping, optional
         Input values and constants under which every knob matters (law 2); default is the recipe's corner.
     accuracy : names of constants, optional
         Knobs that only refine the result: they must converge instead of moving the output.
     """
+    given = {"sizes": sizes, "coordinates": coordinates, "accuracy": accuracy}
     if function is None:
-        return lambda f: step(f, sizes=sizes, probe=probe, accuracy=accuracy)
+        return lambda f: step(f, probe=probe, **given)  # type: ignore[arg-type]
     hints = get_type_hints(function, include_extras=True)
     name = f"{function.__module__.removeprefix('factory.physics.')}.{function.__name__}"
     returned = hints.get("return")
@@ -145,9 +150,8 @@ def step(
         ),
         outputs=MappingProxyType({k: _port(outputs[k], f"{name} -> {k}") for k in returned._fields}),
         random=any(p.name == "draws" for p in parameters),
-        sizes=sizes,
         probe=MappingProxyType(dict(probe or {})),
-        accuracy=accuracy,
+        **given,  # type: ignore[arg-type]
     )
 
 

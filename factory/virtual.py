@@ -203,7 +203,7 @@ def _checked(recipe: Recipe, split: str, start: int, stop: int) -> xr.Dataset:
     for name, values in _known_coordinates(recipe, split).items():
         if not np.array_equal(made[name].values, values):
             raise ValueError(f"recipe {recipe.name}: a step was told that {name} is {values} but it made "
-                             f"{made[name].values}; an output that is named like a list constant must repeat it")
+                             f"{made[name].values}; its constants and its output must agree")
     return made
 
 
@@ -323,7 +323,7 @@ def _blocks(samples: Part, sample_bytes: int) -> Iterator[tuple[int, int, int]]:
 
 @lru_cache(maxsize=64)
 def _known_coordinates(recipe: Recipe, split: str) -> Mapping[str, Array]:
-    """Coordinates that a recipe spells out: an output named like a list constant repeats it."""
+    """Coordinates that a recipe spells out: a list constant of that name, or what `@step(coordinates=...)` says."""
     from factory.recipe.checking import CATEGORIES
 
     plan, known = recipe.splits[split], {}
@@ -331,10 +331,12 @@ def _known_coordinates(recipe: Recipe, split: str) -> Mapping[str, Array]:
         if v.coordinate and v.name in CATEGORIES:
             known[v.name] = np.arange(len(CATEGORIES[v.name]), dtype=v.dtype)
         for link in plan.chain if v.coordinate else ():
+            stated = link.step.coordinates(**link.constants) if link.step.coordinates else {}
             for output, variable in link.outputs.items():
                 constant = link.step.constants.get(output)
-                if variable == v.name and constant is not None and constant.kind == "quantities":
-                    known[v.name] = np.array(link.constants[output], dtype=v.dtype)
+                listed = constant is not None and constant.kind == "quantities"
+                if variable == v.name and (listed or output in stated):
+                    known[v.name] = np.array(link.constants[output] if listed else stated[output], dtype=v.dtype)
     return known
 
 
@@ -398,10 +400,10 @@ def _is_recipe(path: Path) -> bool:
 
 
 def _virtual(recipe: Recipe, plan: Split, dropped: Iterable[str]) -> xr.Dataset:
-    from factory.floor import _label
+    from factory.floor import label
 
     empty = {v.name: np.empty(v.shape if v.coordinate else (0, *v.shape), v.dtype) for v in plan.variables.values()}
-    template = _label(recipe, plan, {name: array for name, array in empty.items() if name in plan.ports})
+    template = label(recipe, plan, {name: array for name, array in empty.items() if name in plan.ports})
     coordinates = _coordinates(recipe, plan.name)
     chunk = _chunk(recipe, plan)
     data, coords = {}, {}

@@ -25,7 +25,11 @@ class Echoes(NamedTuple):
     echo: Annotated[Array, "s", "float64", "echo"]
 
 
-@step
+def _echo_times(spacing: float, n_echo: int, **_: Any) -> dict[str, Any]:
+    return {"echo": spacing * np.arange(1, n_echo + 1)}
+
+
+@step(coordinates=_echo_times)
 def cpmg(
     t1: Annotated[Array, "s"],
     t2: Annotated[Array, "s"],
@@ -76,7 +80,7 @@ def cpmg(
     states = np.empty((3, 2 * n_echo + 1))
     column = [np.array(values, np.float64) for values in (t1, t2, b1)]  # a few numbers: one layout for the kernel
     _cpmg(*column, spacing, refocus, states, out)
-    return Echoes(out, spacing * np.arange(1, n_echo + 1))
+    return Echoes(out, **_echo_times(spacing, n_echo))
 
 
 @njit(**_OPTIONS)
