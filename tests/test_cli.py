@@ -302,7 +302,9 @@ def test_training_live_and_wrong_sources(recipe: Path, store: Path, tmp_path: Pa
     assert run("train", "rim_t1", store, "--set", "seed=3").exit_code == 2
 
 
-def test_the_demo_tells_its_story_and_goes_on(tmp_path: Path) -> None:
+def test_the_demo_tells_its_story_and_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("factory.cli.demo.LEAST", 4)
+    monkeypatch.setattr("factory.cli.demo.MOST", 4)
     words = ["demo", "--out", tmp_path / "demo", "--minutes", 0.01, "--threads", 1, *tiny()]
     first = run(*words)
     assert first.exit_code == 0, first.stderr

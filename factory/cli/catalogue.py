@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from factory.cli.story import number
+from factory.cli.story import constant as written
+from factory.cli.story import port_text
 from factory.cli.terminal import unit
 
 Row = dict[str, Any]
@@ -43,15 +44,14 @@ def _ports(ports: Mapping[str, Any]) -> list[str]:
     written = []
     for name, port in ports.items():
         its_unit = "any unit" if port.unit.startswith("?") else unit(port.unit)
-        inside = ", ".join([*port.dims, its_unit] if its_unit else port.dims)
-        written.append(f"{name} [{inside}]" if inside else name)
+        written.append(port_text(name, port.dims, its_unit))
     return written
 
 
 def _constant(name: str, constant: Any) -> str:
     if constant.required:
         return f"{name}: {constant}"
-    default = "" if isinstance(constant.default, Mapping) else f" ({number(constant.default)})"
+    default = "" if isinstance(constant.default, Mapping) else f" ({written(constant.default, constant.unit)})"
     return f"{name}: {constant}{default}"
 
 

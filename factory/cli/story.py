@@ -61,7 +61,13 @@ def _called(distribution: Any, parameters: Mapping[str, Any], its_unit: str) -> 
             continue
         dimensioned = name not in kinds or kinds[name].kind.startswith(("quantit", "distribution"))
         written.append(f"{name} {constant(value, its_unit if dimensioned else '1')}")
-    return f"{distribution.name}({', '.join(written)})"
+    nested = any(hasattr(value, "distribution") for value in parameters.values())
+    return f"{distribution.name}:\n" + "\n".join(written) if nested else f"{distribution.name}({', '.join(written)})"
+
+
+def port_text(name: str, dims: Sequence[str], its_unit: str) -> str:
+    """A variable with its dimensions and unit: ``t1 (y, x) in s``."""
+    return name + (f" ({', '.join(dims)})" if dims else "") + (f" in {its_unit}" if its_unit else "")
 
 
 def drawn_row(one: Drawn, plan: Split) -> Row:
@@ -78,7 +84,7 @@ def link_row(link: Link, plan: Split) -> Row:
     made = []
     for output in link.outputs.values():
         port = link.ports[output]
-        made.append(f"{output} [{', '.join([*port.dims, unit(port.unit)]).rstrip(', ')}]")
+        made.append(port_text(output, port.dims, unit(port.unit)))
     with_ = [f"{k} {constant(v, units[k])}" for k, v in link.constants.items()]
     return link.step.name, ", ".join(reads), "\n".join(with_), "\n".join(made), plan.levels[link.level][0]
 
