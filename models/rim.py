@@ -172,8 +172,10 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> list[Row]:
     with oracle labels and each tissue's mean truth over the evaluated data. Both take their values from the test truth,
     which is stricter than from the training: of all constants, the mean has the least squared error.
 
-    Per method and tissue: `rmse` (ms), `relative rmse` (%), `median bias` (%: of (estimate - truth) / truth), `slope`
-    of the estimate against the truth over voxels (1 is right; a constant has 0), and `voxels`.
+    Per method and tissue: `rmse` (ms); `relative rmse` (%: of the tissue's mean truth, because a mean of relative
+    errors belongs to the few voxels whose truth is near zero); `median error` and `median bias` (%: of
+    |estimate - truth| / truth and of (estimate - truth) / truth); `slope` of the estimate against the truth over voxels
+    (1 is right; a constant has 0); and `voxels`.
     """
     if not isinstance(task, RIM):
         raise TypeError(f"this table is for a RIM, not for a {type(task).__name__}")
@@ -210,7 +212,8 @@ def errors_of(estimate: Tensor, truth: Tensor) -> list[Row]:
     spread = centred.square().sum()
     values = {
         "rmse": (error.square().mean().sqrt().item() * 1e3, "ms"),
-        "relative rmse": ((error / truth).square().mean().sqrt().item() * 100, "%"),
+        "relative rmse": ((error.square().mean().sqrt() / truth.mean()).item() * 100, "%"),
+        "median error": ((error / truth).abs().median().item() * 100, "%"),
         "median bias": ((error / truth).median().item() * 100, "%"),
         "slope": ((estimate * centred).sum().item() / spread.item() if spread > 0 else float("nan"), "1"),
         "voxels": (len(truth), "1"),

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.cards import systems
-from models.rim import SHORTEST, T1, T2, evaluate
+from models.rim import SHORTEST, T1, T2, errors_of, evaluate
 
 CARD = systems()["rim_t1"]
 
@@ -69,6 +69,16 @@ def test_air_does_not_count(stream_of):
     assert [loss.item() for loss, _ in task.updates(batch)] == [loss.item() for loss, _ in task.updates(elsewhere)]
 
 
+def test_a_few_voxels_without_relaxation_do_not_make_the_relative_error():
+    truth = torch.ones(100, dtype=torch.float64)
+    truth[0] = 1e-6
+    values = {row["name"]: row["value"] for row in errors_of(truth + 0.1, truth)}
+    assert values["rmse"] == pytest.approx(100)
+    assert values["relative rmse"] == pytest.approx(10.1, abs=0.01)
+    assert values["median error"] == pytest.approx(10)
+    assert values["slope"] == pytest.approx(1)
+
+
 class Oracle(T1):
     """Answers with the truth, or with a constant."""
 
@@ -99,7 +109,7 @@ def test_the_table_of_a_constant_is_that_of_its_control(stream_of):
     inside = torch.cat([batch["t1"][batch["tissue"] > 0] for batch in stream_of("rim_t1")])
     task.constant = inside.double().quantile(0.5).item()
     values, _ = table(task, stream_of)
-    for key in ("rmse", "relative rmse", "median bias"):
+    for key in ("rmse", "relative rmse", "median error", "median bias"):
         own, control = (values[method, "grey_matter", key] for method in ("RIM", "constant map"))
         assert own == pytest.approx(control, rel=1e-5)
     assert values["RIM", "grey_matter", "slope"] == pytest.approx(0, abs=1e-6)
