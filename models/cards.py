@@ -20,6 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 Batch = Mapping[str, Tensor]
 Row = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
+NO_SYSTEMS = ("cards", "layers", "training", "weights")  # files of models/ that hold no card
 
 
 class TrainingError(ValueError):
@@ -114,7 +115,7 @@ def systems() -> dict[str, System]:
     package = importlib.import_module("models")
     found: dict[str, System] = {}
     for entry in pkgutil.iter_modules(package.__path__):
-        if entry.ispkg or entry.name in ("cards", "layers", "training", "weights"):
+        if entry.ispkg or entry.name in NO_SYSTEMS:
             continue
         module = importlib.import_module(f"models.{entry.name}")
         cards: Sequence[System] = getattr(module, "SYSTEMS", None) or [module.SYSTEM]

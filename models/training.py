@@ -39,10 +39,10 @@ from models.cards import (
     systems,
     whole,
 )
+from models.weights import CURVE, RESUME, WEIGHTS, card_of, facts_of, open_run, read_curve, same_facts
 
 __all__ = ["Stage", "System", "Task", "Training", "TrainingError", "evaluate", "fit", "read_curve", "systems"]
 
-WEIGHTS, CURVE, RESUME = "weights.safetensors", "curve.jsonl", "resume.ckpt"
 State = dict[str, Any] | None
 
 
@@ -232,13 +232,11 @@ class Ledger(Callback):
         out: Path,
         *,
         validation: Iterable[Batch] | None,
-        validate_every: int,
-        save_every: int,
-        log_every: int,
+        every: tuple[int, int, int],
         progress: bool,
     ) -> None:
         self.system, self.out, self.validation = system, out, validation
-        self.validate_every, self.save_every, self.log_every = validate_every, save_every, log_every
+        self.validate_every, self.save_every, self.log_every = every
         self.sums: dict[str, Tensor] = {}
         self.counts: dict[str, int] = {}
         told = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[loss]}"))
@@ -250,6 +248,12 @@ class Ledger(Callback):
         self.begun = time.monotonic() - module.seconds
         self.bar.update(self.row, total=module.steps, completed=module.batches)
         self.bar.start()
+
+    def on_train_end(self, *_: object) -> None:
+        self.bar.stop()
+
+    def on_exception(self, *_: object) -> None:
+        self.bar.stop()
 
     def on_train_batch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule, *_: object) -> None:
         assert isinstance(module, Training)
@@ -275,9 +279,6 @@ class Ledger(Callback):
     def _write(self, when: Row, rows: Iterable[Row]) -> None:
         with (self.out / CURVE).open("a") as file:
             file.writelines(json.dumps(when | row) + "\n" for row in rows)
-
-    def close(self) -> None:
-        self.bar.stop()
 
 
 def fit(
@@ -340,46 +341,24 @@ def fit(
         The loss is not finite.
     """
     out = Path(out)
-    card, steps = card_of(system, stage), steps if steps is not None else card_of(system, stage).steps
-    if steps < 1:
-        raise TrainingError(f"a training takes at least one step, not {steps}.")
+    steps = card_of(system, stage).steps if steps is None else steps
+    facts = facts_of(system, stage, steps, seed, stream)
     checkpoint = open_run(out, resume)
     if resume and checkpoint is None and (out / WEIGHTS).exists():
-        asked = {"system": system.name, "stage": stage, "steps": steps, "seed": seed}
-        same_facts(weights.read(out / WEIGHTS)[1], asked, out)
+        same_facts(weights.read(out / WEIGHTS)[1], facts, out)
         return out / WEIGHTS
-    facts = facts_of(system, stage, steps, seed, stream)
-    done, state = 0, None
     if checkpoint is not None:
         same_facts(checkpoint["facts"], facts, out)
-        done, state = checkpoint["batches"], checkpoint["stream"]
-    feed = Feed(stream, steps, done, state)
-    coordinates = inspect(system, stage, feed, micro_batch)
-    shapes = shapes_of(feed.first[0], coordinates)
-    facts |= {"batch": batch_size(feed.first[0], coordinates), "shapes": {name: [*v] for name, v in shapes.items()}}
+    feed = Feed(stream, steps, *([] if checkpoint is None else [checkpoint["batches"], checkpoint["stream"]]))
+    every = (validate_every or max(1, steps // 10), save_every or max(1, steps // 20), log_every)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), quiet():
-        torch.manual_seed(seed)
-        task = card.task(shapes)
-        begin(system, stage, task, start)
-        module = Training(task, steps, coordinates=coordinates, facts=facts, micro_batch=micro_batch, clip=card.clip)
+        module = prepare(system, stage, feed, facts, start=start, micro_batch=micro_batch)
         if checkpoint is not None:
-            same_facts(checkpoint["facts"], facts, out)
+            same_facts(checkpoint["facts"], module.facts, out)
             weights.fill(module, checkpoint["tensors"], out / RESUME)
-        ledger = Ledger(
-            system, out, validation=validation, validate_every=validate_every or max(1, steps // 10),
-            save_every=save_every or max(1, steps // 20), log_every=log_every, progress=progress,
-        )  # fmt: skip
-        trainer = lightning.Trainer(
-            max_epochs=1, accelerator=accelerator, devices=1, precision=precision, callbacks=[ledger], logger=False,
-            enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False, default_root_dir=out,
-        )  # fmt: skip
-        try:
-            trainer.fit(module, feed, ckpt_path=None if checkpoint is None else out / RESUME, weights_only=True)
-        finally:
-            ledger.close()
-    if module.batches != steps:
-        raise TrainingError(f"the training stopped after {module.batches} of {steps} batches; resume it.")
-    weights.save(out / WEIGHTS, task, facts)
+        ledger = Ledger(system, out, validation=validation, every=every, progress=progress)
+        run(trainer_of(ledger, precision, accelerator), module, feed, None if checkpoint is None else out / RESUME)
+    weights.save(out / WEIGHTS, module.task, module.facts)
     (out / RESUME).unlink(missing_ok=True)
     return out / WEIGHTS
 
@@ -420,12 +399,6 @@ def evaluate(
         return system.evaluate(task, placed(itertools.chain([first], batches), coordinates, device))
 
 
-def read_curve(out: str | os.PathLike[str]) -> list[Row]:
-    """The learning curve of a run so far."""
-    path = Path(out) / CURVE
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
 def validate(system: System, task: Task, batches: Iterable[Batch], device: torch.device) -> list[Row]:
     """Validation loss and the card's table, without a trace in the training's random state."""
     training = task.training
@@ -462,22 +435,49 @@ def loss_row(split: str, optimizer: str, value: float) -> Row:
     return {"split": split, "name": "loss", "optimizer": optimizer, "value": value}
 
 
-def card_of(system: System, stage: int) -> Stage:
-    if not 0 <= stage < len(system.stages):
-        raise TrainingError(f"{system.name} has {len(system.stages)} stages, from 0, but stage {stage} was asked for.")
-    return system.stages[stage]
+def trainer_of(ledger: Ledger, precision: Literal["32-true", "bf16-mixed"], accelerator: str) -> lightning.Trainer:
+    """Lightning's loop, without what the ledger does."""
+    return lightning.Trainer(
+        max_epochs=1,
+        accelerator=accelerator,
+        devices=1,
+        precision=precision,
+        callbacks=[ledger],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=ledger.out,
+    )
 
 
-def facts_of(system: System, stage: int, steps: int, seed: int, stream: object) -> dict[str, Any]:
-    """What identifies a run, as far as it is known before the first batch."""
-    return {
-        "system": system.name,
-        "stage": stage,
-        "steps": steps,
-        "seed": seed,
-        "recipe": system.stages[stage].recipe,
-        "data": str(getattr(stream, "dataset_id", "unknown")),
-    }
+def run(trainer: lightning.Trainer, module: Training, feed: Feed, checkpoint: Path | None) -> None:
+    """Train to the last batch."""
+    trainer.fit(module, feed, ckpt_path=checkpoint, weights_only=True)
+    if module.batches != module.steps:
+        raise TrainingError(f"the training stopped after {module.batches} of {module.steps} batches; resume it.")
+
+
+def prepare(
+    system: System,
+    stage: int,
+    feed: Feed,
+    facts: dict[str, Any],
+    *,
+    start: str | os.PathLike[str] | None,
+    micro_batch: int | None,
+) -> Training:
+    """The module of a stage for the stream's first batch, its task made from the seed, with the complete facts."""
+    coordinates = inspect(system, stage, feed, micro_batch)
+    shapes = shapes_of(feed.first[0], coordinates)
+    known = {"batch": batch_size(feed.first[0], coordinates), "shapes": {name: [*v] for name, v in shapes.items()}}
+    torch.manual_seed(facts["seed"])
+    card = system.stages[stage]
+    task = card.task(shapes)
+    begin(system, stage, task, start)
+    return Training(
+        task, feed.steps, coordinates=coordinates, facts=facts | known, micro_batch=micro_batch, clip=card.clip
+    )
 
 
 def inspect(system: System, stage: int, feed: Feed, micro_batch: int | None) -> frozenset[str]:
@@ -493,38 +493,6 @@ def inspect(system: System, stage: int, feed: Feed, micro_batch: int | None) -> 
             "batch; micro-batches need a stream that says which (its attribute `coordinates`)."
         )
     return coordinates
-
-
-def open_run(out: Path, resume: bool) -> dict[str, Any] | None:
-    """What a stopped run left behind, None where there is nothing to go on with."""
-    out.mkdir(parents=True, exist_ok=True)
-    if not resume:
-        if any((out / name).exists() for name in (WEIGHTS, CURVE, RESUME)):
-            raise TrainingError(f"{out} already holds a run; resume it, or name another folder.")
-        return None
-    if not (out / RESUME).exists():
-        if not (out / WEIGHTS).exists():
-            (out / CURVE).unlink(missing_ok=True)  # of a run that stopped before its first checkpoint
-        return None
-    try:
-        loaded = torch.load(out / RESUME, map_location="cpu", weights_only=True)
-        found: dict[str, Any] = loaded["training"] | {"tensors": loaded["state_dict"]}
-    except Exception as error:
-        raise TrainingError(f"{out / RESUME} is damaged ({error}); delete it to start anew.") from error
-    kept = [row for row in read_curve(out) if row["step"] <= found["batches"]]
-    (out / CURVE).write_text("".join(json.dumps(row) + "\n" for row in kept))
-    return found
-
-
-def same_facts(found: Mapping[str, object], asked: Mapping[str, object], where: Path) -> None:
-    """Refuse to go on with a run of another system, data set, seed or length."""
-    differing = [name for name in asked if found.get(name) != asked[name]]
-    if differing:
-        raise TrainingError(
-            f"the run in {where} differs: "
-            + "; ".join(f"its {name} is {found.get(name)}, but {asked[name]} was asked for" for name in differing)
-            + ". Ask for the same, or name another folder."
-        )
 
 
 def begin(system: System, stage: int, task: Task, start: str | os.PathLike[str] | None) -> None:

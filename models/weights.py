@@ -1,4 +1,8 @@
-"""Trained weights on disk: safetensors, which hold tensors and strings and cannot hold code."""
+"""What a training keeps on disk: weights, its learning curve, and the state of a stopped run.
+
+Weights are safetensors, which hold tensors and strings and cannot hold code; so does a stopped run's checkpoint, which
+is read as plain data only.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,17 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from models.cards import Shapes, System, Task, TrainingError
+from models.cards import Row, Shapes, Stage, System, Task, TrainingError
 
 FORMAT = "mr-factory weights 1"
+WEIGHTS, CURVE, RESUME = "weights.safetensors", "curve.jsonl", "resume.ckpt"
 
 
 def save(path: str | os.PathLike[str], network: nn.Module, facts: Mapping[str, object]) -> None:
@@ -112,3 +118,61 @@ def number_of_stage(system: System, facts: Mapping[str, object], path: object) -
 
 def as_mapping(value: object) -> Mapping[str, list[int]]:
     return value if isinstance(value, dict) else {}
+
+
+def read_curve(out: str | os.PathLike[str]) -> list[Row]:
+    """The learning curve of a run so far."""
+    path = Path(out) / CURVE
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def card_of(system: System, stage: int) -> Stage:
+    if not 0 <= stage < len(system.stages):
+        raise TrainingError(f"{system.name} has {len(system.stages)} stages, from 0, but stage {stage} was asked for.")
+    return system.stages[stage]
+
+
+def facts_of(system: System, stage: int, steps: int, seed: int, stream: object) -> dict[str, Any]:
+    """What identifies a run, as far as it is known before the first batch."""
+    if steps < 1:
+        raise TrainingError(f"a training takes at least one step, not {steps}.")
+    return {
+        "system": system.name,
+        "stage": stage,
+        "steps": steps,
+        "seed": seed,
+        "recipe": card_of(system, stage).recipe,
+        "data": str(getattr(stream, "dataset_id", "unknown")),
+    }
+
+
+def open_run(out: Path, resume: bool) -> dict[str, Any] | None:
+    """What a stopped run left behind, None where there is nothing to go on with."""
+    out.mkdir(parents=True, exist_ok=True)
+    if not resume:
+        if any((out / name).exists() for name in (WEIGHTS, CURVE, RESUME)):
+            raise TrainingError(f"{out} already holds a run; resume it, or name another folder.")
+        return None
+    if not (out / RESUME).exists():
+        if not (out / WEIGHTS).exists():
+            (out / CURVE).unlink(missing_ok=True)  # of a run that stopped before its first checkpoint
+        return None
+    try:
+        loaded = torch.load(out / RESUME, map_location="cpu", weights_only=True)
+        found: dict[str, Any] = loaded["training"] | {"tensors": loaded["state_dict"]}
+    except Exception as error:
+        raise TrainingError(f"{out / RESUME} is damaged ({error}); delete it to start anew.") from error
+    kept = [row for row in read_curve(out) if row["step"] <= found["batches"]]
+    (out / CURVE).write_text("".join(json.dumps(row) + "\n" for row in kept))
+    return found
+
+
+def same_facts(found: Mapping[str, object], asked: Mapping[str, object], where: Path) -> None:
+    """Refuse to go on with a run of another system, data set, seed or length."""
+    differing = [name for name in asked if found.get(name) != asked[name]]
+    if differing:
+        raise TrainingError(
+            f"the run in {where} differs: "
+            + "; ".join(f"its {name} is {found.get(name)}, but {asked[name]} was asked for" for name in differing)
+            + ". Ask for the same, or name another folder."
+        )
