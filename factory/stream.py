@@ -108,10 +108,13 @@ class Stream(IterableDataset[Batch]):
             plan = source.split(split)
             self.recipe, self.split, samples = source, plan.name, plan.samples
             self.dataset_id = f"{source.identity}/{plan.name}/{samples} live"
+            names = [v.name for v in plan.variables.values() if v.coordinate]
         else:
             self.layout = read_layout(os.fspath(source), split)
             self.split, samples = self.layout.split, self.layout.samples
             self.dataset_id = f"{self.layout.id}/{self.split}"
+            names = list(self.layout.coordinates)
+        self.coordinates = frozenset(names)  # of a batch's tensors those without a batch axis
         if epochs < 1:
             raise ValueError(f"a pass has at least one epoch, not {epochs}")
         if (rank is None) != (world is None):

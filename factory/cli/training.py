@@ -130,15 +130,10 @@ class Beginning:
 
 
 def stream_of(source: str | Recipe, split: str, batch: int, seed: int = 0, *, shuffle: bool = True) -> Any:
-    """A stream that says which of its variables are coordinates, as training needs it."""
+    """Shuffled batches that drop the tail, for training; or all samples in order, the tail padded."""
     from factory.stream import Stream
 
-    stream: Any = Stream(source, split, batch=batch, seed=seed, shuffle=shuffle, tail="drop" if shuffle else "pad")
-    if not hasattr(stream, "coordinates"):
-        plan = stream.layout.coordinates if stream.layout is not None else {
-            v.name for v in stream.recipe.splits[stream.split].variables.values() if v.coordinate}
-        stream.coordinates = frozenset(plan)
-    return stream
+    return Stream(source, split, batch=batch, seed=seed, shuffle=shuffle, tail="drop" if shuffle else "pad")
 
 
 def trained(card: Any, source: str | Recipe, out: Path, *, split: str, batch: int, steps: int | None, seed: int,
