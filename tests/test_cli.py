@@ -255,6 +255,19 @@ def test_an_incomplete_store_says_how_to_go_on(recipe: Path, tmp_path: Path, mon
     assert run("make", recipe, target).exit_code == 0
 
 
+def test_an_interrupt_that_lightning_turns_into_an_exit(maps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop(*_: object, **__: object) -> None:
+        try:
+            raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            sys.exit(1)
+
+    monkeypatch.setattr("models.training.fit", stop)
+    result = run("train", "rim_t1", maps, "--steps", 1)
+    assert result.exit_code == 2
+    assert "add --resume" in result.stderr
+
+
 def test_preview_of_a_recipe_and_of_a_store(recipe: Path, store: Path, maps: Path, tmp_path: Path) -> None:
     sources = {"recipe": [recipe], "store": [store, "--split", "test"], "maps": [maps, "--samples", 3]}
     for name, words in sources.items():

@@ -29,8 +29,11 @@ class Roof(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
-        except KeyboardInterrupt:
-            complain(GO_ON)
+        except (KeyboardInterrupt, SystemExit) as error:
+            # Lightning turns an interrupt of the training into exit(1)
+            if isinstance(error, SystemExit) and not isinstance(error.__context__, KeyboardInterrupt):
+                raise
+            complain("\n" + GO_ON)
             raise typer.Exit(INCOMPLETE) from None
         except Exception as error:
             answer = explain(error)

@@ -182,7 +182,7 @@ def results(rows: Sequence[Row], title: str) -> None:
     for row in rows:
         unit = f" ({row['unit']})" if row.get("unit", "1") != "1" else ""
         line = tuple(str(row.get(k, "")).replace("_", " ") for k in keys)
-        value = row["value"]
+        value = 0.0 if isinstance(row["value"], float) and abs(row["value"]) < 1e-12 else row["value"]
         lines.setdefault(line, {})[row["name"] + unit] = f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
     columns = list(dict.fromkeys(name for line in lines.values() for name in line))
     table(title, [*keys, *columns], [[*key, *[line.get(c, "") for c in columns]] for key, line in lines.items()],
