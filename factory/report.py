@@ -15,7 +15,7 @@ import xarray as xr
 from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure, SubFigure
 
-from factory.units import Array
+from factory.units import TISSUES, Array
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
@@ -338,6 +338,8 @@ def compared(truth: Array, network: str, estimate: Array, tissue: Array | None, 
     ----------
     truth, estimate : (case, y, x)
     tissue : (case, y, x), codes; 0 is not shown.  The controls are each tissue's mean truth and the median of all.
+
+    Shown are the cases with most grey and white matter side by side: they are chosen by anatomy, not by their errors.
     """
     codes = np.ones(truth.shape, np.uint8) if tissue is None else tissue
     right = np.where(codes > 0, truth, np.nan)
@@ -345,8 +347,14 @@ def compared(truth: Array, network: str, estimate: Array, tissue: Array | None, 
     for code in np.unique(codes[codes > 0]):
         means[codes == code] = np.nanmean(right[codes == code])
     shown = {network: estimate, "tissue-mean map": means, "constant map": np.full(truth.shape, np.nanmedian(right))}
-    chosen = np.linspace(0, len(truth) - 1, min(CASES, len(truth))).astype(int)
+    chosen = _mixed(codes)[:CASES]
     return maps(right[chosen], {key: values[chosen] for key, values in shown.items()}, unit, name, title)
+
+
+def _mixed(codes: Array) -> Array:
+    """Numbers of the cases, those first in which the rarer of grey and white matter fills most."""
+    shares = [(codes == TISSUES.index(name)).mean(axis=(1, 2)) for name in ("grey_matter", "white_matter")]
+    return np.argsort(-np.minimum(*shares), kind="stable")
 
 
 def _map(axes: Any, values: Array, colours: str, low: float, high: float, title: str) -> Any:
