@@ -23,6 +23,7 @@ from factory.units import Array
 
 _STEP = 2**20  # bytes unpacked at a time: they stay in the cache, several times faster than all at once
 MAX_BYTES = 256 * 1024 * 1024  # of a file, packed or unpacked; a head at 0.5 mm has 57 million voxels
+MAX_UNCLAIMED = MAX_BYTES // 2  # unpacked, where no header says beforehand how much will come
 MAX_ENTRIES = 10_000  # variables, links or attributes of one file
 _GZIP, _PIECE = b"\x1f\x8b", 65536
 _BRAINWEB = {181 * 217 * 181: (181, 217, 181), 362 * 434 * 362: (362, 434, 362)}  # its raw files have no header
@@ -73,7 +74,7 @@ def _decoded(path: Path, shape: tuple[int, ...] | None) -> dict[str, Array]:
     if reader is None and ending not in ("raw", "rawb", "raws"):
         raise FileError("is of no known format; write it as .mat, .nii, .mnc, .npy, .nrrd or .raw")
     if packed:
-        data = _unzipped(data, 31, _nifti_size(head) or MAX_BYTES, cut=reader is _nifti)
+        data = _unzipped(data, 31, _nifti_size(head) or MAX_UNCLAIMED, cut=reader is _nifti)
     stem = name.partition(".")[0]
     return reader(data, stem) if reader is not None else {stem: _raw(data, shape)}
 
