@@ -1,4 +1,7 @@
-"""The commands: exit codes, sentences instead of tracebacks, JSON, pictures, and nothing that a terminal would obey."""
+"""The commands: exit codes, sentences instead of tracebacks, JSON, pictures, and nothing that a terminal would obey.
+
+Budget: 40 s on two cores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Every distribution against SciPy's, its complaints, and equal bytes on a pretended older processor."""
+"""Every distribution against SciPy's, its complaints, and equal bytes on a pretended older processor.
+
+Budget: 20 s on two cores.
+"""
 
 from __future__ import annotations
 

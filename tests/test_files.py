@@ -1,4 +1,7 @@
-"""Files that a recipe names: where they may lie, and that every reader gives what independent readers give."""
+"""Files that a recipe names: where they may lie, and that every reader gives what independent readers give.
+
+Budget: 5 s on two cores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The six laws over every recipe, in its corner; one test a law and recipe, so that a failure names both."""
+"""The six laws over every recipe, in its corner; one test a law and recipe, so that a failure names both.
+
+Budget: 25 s on two cores.
+"""
 
 from __future__ import annotations
 

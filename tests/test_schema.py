@@ -1,4 +1,7 @@
-"""The JSON schema of recipes is the one that the signatures give, and it knows good recipes from bad ones."""
+"""The JSON schema of recipes is the one that the signatures give, and it knows good recipes from bad ones.
+
+Budget: 5 s on two cores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Batches: the samples of the store in the order of the arithmetic, whoever reads them and wherever they stopped."""
+"""Batches: the samples of the store in the order of the arithmetic, whoever reads them and wherever they stopped.
+
+Budget: 15 s on two cores.
+"""
 
 from __future__ import annotations
 

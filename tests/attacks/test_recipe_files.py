@@ -2,6 +2,8 @@
 
 A server process imports the factory once and forks for each attack, so that time and memory are those of the attack.
 The child may not map more than 3 GB beyond the server and is killed after ten seconds.
+
+Budget: 30 s on two cores.
 """
 
 from __future__ import annotations

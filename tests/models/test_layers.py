@@ -1,4 +1,7 @@
-"""Torch twins of physics steps: closed-form limits, and gradients against autograd."""
+"""Torch twins of physics steps: closed-form limits, and gradients against autograd.
+
+Budget: 5 s on two cores.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Random heads, slices of label volumes, and patches: what must hold for every one of them."""
+"""Random heads, slices of label volumes, and patches: what must hold for every one of them.
+
+Budget: 5 s on two cores.
+"""
 
 import os
 from pathlib import Path
