@@ -92,6 +92,12 @@ def virtual_open(name: str) -> tuple[float, bool]:
     return median(times) * 1e3, same
 
 
+def load_time(name: str) -> float:
+    """Milliseconds to read and check a recipe."""
+    load(name)
+    return 1e3 * median(seconds(lambda: load(name)) for _ in range(REPEATS))
+
+
 def rates(name: str, samples: int) -> dict[str, float]:
     """Bytes a second of making, of writing to disk (making included), and of streaming in random order."""
     from factory.stream import Stream
@@ -138,6 +144,7 @@ def main(name: str = "rim_t1") -> None:
         row("factory overhead at shard size", ratio, "x step time", target="<= 1.3",
             baseline=f"steps of {name} replayed, {shard} samples", seed=recipe.seed),
         row("opening 10^12 samples", milliseconds, "ms", target="<= 5", baseline="xr.open_dataset of a loaded recipe"),
+        row("reading and checking the recipe", load_time(name), "ms", baseline=f"{name}, 5 kB of YAML"),
         row("sample 123456789 equals its shard's", float(same), "bool", target=">= 1", baseline="every byte"),
         row("memory bandwidth", copy / 1e9, "GB/s", baseline="np.copyto, 512 MB, payload counted once"),
     ]  # fmt: skip

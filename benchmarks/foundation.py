@@ -1,10 +1,11 @@
-"""The foundation's bars, measured as a user would: python benchmarks/foundation.py cost|tests|kills|demo|real LABELS
+"""The foundation's bars, measured as a user would: python benchmarks/foundation.py BAR, where BAR is one of
 
 - cost   lines of code of the README's three boxes
 - tests  `make test` in a fresh clone, set-up included
+- laws   faults injected into the code, and hostile files: how many, how slow, how large
 - kills  kill -9 of a running make at random moments
 - demo   `make demo` in a fresh clone, set-up included
-- real   the demo on real anatomy; LABELS is a label file such as KomaMRI's brain2D.mat
+- real   the demo on real anatomy, BAR is then `real LABELS`: a label file such as KomaMRI's brain2D.mat
 """
 
 from __future__ import annotations
@@ -67,6 +68,23 @@ def tests() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
+def laws() -> list[dict[str, Any]]:
+    done = subprocess.run([sys.executable, "-m", "pytest", "-s", "tests/test_mutants.py", "tests/attacks"], cwd=ROOT,
+                          capture_output=True, text=True)  # fmt: skip
+    print(done.stdout)
+    found = re.search(r"(\d+) attacks refused, slowest ([\d.]+) s, most ([\d.]+) GB", done.stdout)
+    if done.returncode or not found:
+        raise SystemExit("a mutant or an attack got through")
+    mutants = (ROOT / "tests/test_mutants.py").read_text().count("\ndef test_")
+    return [
+        row("faults injected into real code that a law caught", mutants, "mutants", target=">= 12",
+            baseline="at least two for each of the six laws"),
+        row("slowest refusal of a hostile file", float(found[2]), "s", target="<= 1", baseline=f"{found[1]} attacks, "
+            "processor time"),
+        row("largest memory of a refusal", float(found[3]), "GB", target="<= 1", baseline=f"{found[1]} attacks, peak"),
+    ]  # fmt: skip
+
+
 def kills() -> list[dict[str, Any]]:
     done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", "tests/test_kill.py"], cwd=ROOT,
                           capture_output=True, text=True)  # fmt: skip
@@ -120,5 +138,5 @@ def errors(out: Path, anatomy: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    chosen = {f.__name__: f for f in (cost, tests, kills, demo, real)}
+    chosen = {f.__name__: f for f in (cost, tests, laws, kills, demo, real)}
     record("foundation", chosen[sys.argv[1]](*sys.argv[2:]))

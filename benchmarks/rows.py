@@ -15,6 +15,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from tables import refresh
+
 RESULTS = Path(__file__).parent / "results"
 _COMPARE = {"<=": lambda v, t: v <= t, ">=": lambda v, t: v >= t, "<": lambda v, t: v < t, ">": lambda v, t: v > t}
 
@@ -41,7 +43,7 @@ def row(name: str, value: float, unit: str, *, target: str = "", baseline: str =
 
 
 def record(topic: str, rows: list[dict[str, Any]]) -> None:
-    """Write the rows into the topic's file and print them as a table."""
+    """Write the rows into the topic's file and the README's tables, and print them."""
     from rich.console import Console
     from rich.table import Table
 
@@ -50,6 +52,7 @@ def record(topic: str, rows: list[dict[str, Any]]) -> None:
     held |= {r["name"]: r for r in rows}
     path.parent.mkdir(exist_ok=True)
     path.write_text(json.dumps(list(held.values()), indent=1) + "\n")
+    refresh()
     table = Table("what", "value", "unit", "target", "holds", "against", title=f"{topic} on {machine()}")
     for r in rows:
         holds = {None: "", True: "yes", False: "NO"}[r["holds"]]

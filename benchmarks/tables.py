@@ -34,6 +34,11 @@ def filled(text: str) -> str:
     return text
 
 
-if __name__ == "__main__":
+def refresh() -> None:
+    """Write the tables into the README."""
     readme = ROOT / "README.md"
     readme.write_text(filled(readme.read_text()))
+
+
+if __name__ == "__main__":
+    refresh()

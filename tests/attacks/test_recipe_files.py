@@ -96,9 +96,15 @@ def attack() -> Iterator[Attack]:
 
         yield run
         server.stdin.close()
+    slowest, largest = (max((getattr(o, of) for o in REFUSED), default=0) for of in ("seconds", "bytes"))
+    print(f"{len(REFUSED)} attacks refused, slowest {slowest:.3f} s, most {largest / 1e9:.3f} GB")
+
+
+REFUSED: list[Outcome] = []
 
 
 def refused(outcome: Outcome, sentence: str) -> None:
+    REFUSED.append(outcome)
     assert outcome.kind == "RecipeError", outcome
     assert sentence in outcome.text, outcome
     assert all(line.isprintable() for line in outcome.text.splitlines())
