@@ -12,7 +12,7 @@ from factory.recipe.drawing import read_draws
 from factory.recipe.linking import Chain, read_chain
 from factory.recipe.merging import guarded, patch
 from factory.recipe.model import Recipe, Split, Variable
-from factory.recipe.reading import Faults, Node, dump
+from factory.recipe.reading import MAX_FAULTS, Faults, Node, dump
 from factory.step import DTYPES, Port
 from factory.units import TISSUES
 
@@ -30,9 +30,9 @@ def check(tree: Node, name: str, files: Mapping[str, Any], digests: Mapping[str,
         faults.add(tree, "recipe", f"must be a mapping with the keys {', '.join(KEYS)}, not {shown(tree)}")
         return None
     words = tree.value
-    for key, node in words.items():
-        if key not in KEYS:
-            faults.add(node, key, f"is no key of a recipe{nearest(key, KEYS)} (keys: {', '.join(KEYS)})")
+    unknown = [key for key in words if key not in KEYS]
+    for key in unknown[: MAX_FAULTS + 1]:  # more are never told
+        faults.add(words[key], key, f"is no key of a recipe{nearest(key, KEYS)} (keys: {', '.join(KEYS)})")
     for key in REQUIRED:
         if key not in words:
             faults.add(tree, "recipe", f"the key {key!r} is missing (needed: {', '.join(REQUIRED)})")

@@ -23,7 +23,7 @@ from factory.units import Array
 
 _STEP = 2**20  # bytes unpacked at a time: they stay in the cache, several times faster than all at once
 MAX_BYTES = 256 * 1024 * 1024  # of a file, packed or unpacked; a head at 0.5 mm has 57 million voxels
-MAX_UNCLAIMED = MAX_BYTES // 2  # unpacked, where no header says beforehand how much will come
+MAX_UNCLAIMED = MAX_BYTES // 2  # unpacked, where no header of the whole file says beforehand how much will come
 MAX_ENTRIES = 10_000  # variables, links or attributes of one file
 _GZIP, _PIECE = b"\x1f\x8b", 65536
 _BRAINWEB = {181 * 217 * 181: (181, 217, 181), 362 * 434 * 362: (362, 434, 362)}  # its raw files have no header
@@ -253,7 +253,7 @@ def _mat5(data: bytes, stem: str) -> dict[str, Array]:
 
 def _mat_elements(data: bytes, order: str) -> Iterator[Any]:
     """The matrices of a file, unpacked if a glance at their header says that they are arrays of numbers."""
-    view, position, left = memoryview(data), 128, MAX_BYTES
+    view, position, left = memoryview(data), 128, MAX_UNCLAIMED
     for _ in range(MAX_ENTRIES):
         if position + 8 > len(data):
             return
@@ -269,7 +269,7 @@ def _mat_elements(data: bytes, order: str) -> Iterator[Any]:
                 continue
             left -= size
             if left < 0:
-                raise FileError(f"unpacks to more than {MAX_BYTES} bytes")
+                raise FileError(f"unpacks to more than {MAX_UNCLAIMED} bytes")
             body = memoryview(_unzipped(body, 15, size + 8))[8:]
         if kind == _MAT_MATRIX:
             yield body
