@@ -68,13 +68,20 @@ def tests() -> list[dict[str, Any]]:
     ]  # fmt: skip
 
 
-def laws() -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-s", "tests/test_mutants.py", "tests/attacks"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
+def told(pattern: str, *files: str) -> re.Match[str]:
+    """What some tests print about themselves, once all of them have passed."""
+    command = [sys.executable, "-m", "pytest", "-s", *files]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     print(done.stdout)
-    found = re.search(r"(\d+) attacks refused, slowest ([\d.]+) s, most ([\d.]+) GB", done.stdout)
+    found = re.search(pattern, done.stdout)
     if done.returncode or not found:
-        raise SystemExit("a mutant or an attack got through")
+        raise SystemExit(f"{', '.join(files)} failed, or did not say {pattern!r}")
+    return found
+
+
+def laws() -> list[dict[str, Any]]:
+    pattern = r"(\d+) attacks refused, slowest ([\d.]+) s, most ([\d.]+) GB"
+    found = told(pattern, "tests/test_mutants.py", "tests/attacks")
     mutants = (ROOT / "tests/test_mutants.py").read_text().count("\ndef test_")
     return [
         row("faults injected into real code that a law caught", mutants, "mutants", target=">= 12",
@@ -86,12 +93,7 @@ def laws() -> list[dict[str, Any]]:
 
 
 def kills() -> list[dict[str, Any]]:
-    done = subprocess.run([sys.executable, "-m", "pytest", "-q", "-s", "tests/test_kill.py"], cwd=ROOT,
-                          capture_output=True, text=True)  # fmt: skip
-    print(done.stdout)
-    found = re.search(r"FACTORY_KILL_SEED=(\d+)[\s\S]*?(\d+) kills", done.stdout)
-    if done.returncode or not found:
-        raise SystemExit("the kill test failed")
+    found = told(r"FACTORY_KILL_SEED=(\d+)[\s\S]*?(\d+) kills", "tests/test_kill.py")
     return [row("kill -9 that left the undisturbed bytes", int(found[2]), "kills", target=">= 20",
                 baseline="all of them; sha256 of the tree", seed=int(found[1]))]  # fmt: skip
 

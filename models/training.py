@@ -313,7 +313,8 @@ def fit(
         Folder of the run: `curve.jsonl` (rows with step, seconds, split, name, value), `resume.ckpt` while it runs,
         `weights.safetensors` in the end.
     stage, steps, seed : int
-        Which stage, how many batches (default: the card's), and of torch's random numbers.
+        Which stage, how many batches (default: the card's), and of torch's random numbers. The same seed gives the
+        same weights to the bit on one thread; on several, torch's own sums differ from run to run.
     start : path-like, optional
         Weights of the earlier stage that the card starts from.
     resume : bool

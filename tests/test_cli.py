@@ -20,24 +20,9 @@ from typer.testing import CliRunner
 
 from factory.cli import app
 from factory.cli.terminal import clean, size, span
+from tests.test_recipe import GOOD as RECIPE
 
 ROOT = Path(__file__).parents[1]
-RECIPE = """\
-about: T2 from a short CPMG train
-seed: 7
-splits:
-  train: {samples: 24}
-  test: {samples: 8, draw: {b1: {uniform: [0.5, 1.5]}}}
-draw:
-  t1: {uniform: [300 ms, 3 s]}
-  t2: {uniform: [10 ms, t1]}
-  b1: {truncated_normal: {mean: 1, sd: 0.1, low: 0.7, high: 1.3}}
-  sigma: {loguniform: [0.005, 0.05]}
-chain:
-  - epg.cpmg: {spacing: 8 ms, n_echo: 8}
-  - noise.rician: {as: {measured: noisy}}
-keep: [noisy, t2]
-"""
 TINY = [  # rim_t1, small enough to learn from within seconds
     "chain.anatomy.blobs.size=32", "chain.anatomy.patch.size=8", "splits.train.levels={subject: 4, patch: 8}",
     "splits.validation.levels={subject: 2, patch: 4}", "splits.test.levels={subject: 3, patch: 3}",

@@ -53,25 +53,13 @@ from factory.store.encode import encode
 from factory.store.finish import Merkle
 from factory.store.layout import DTYPES, Bulk, Layout, inner_chunk, layout, layouts, samples_per_shard, tasks
 from factory.store.metadata import array_document, create
+from tests.test_recipe import GOOD
 
-RECIPE = """\
-about: T2 from a short CPMG train
-seed: 7
-shard: 16
-splits:
-  train: {samples: 100}
-  test: {samples: 16, draw: {b1: {uniform: [0.5, 1.5]}}}
-draw:
-  t1: {uniform: [300 ms, 3 s]}
-  t2: {uniform: [10 ms, t1]}
-  b1: {truncated_normal: {mean: 1, sd: 0.1, low: 0.7, high: 1.3}}
-  sigma: {loguniform: [0.005, 0.05]}
-chain:
-  - epg.cpmg: {spacing: 8 ms, n_echo: 8}
-  - noise.rician: {as: {measured: noisy}}
-keep: [noisy, t2]
-corner: {n_echo: 4, samples: 6}
-"""
+RECIPE = (
+    GOOD.replace("seed: 7\n", "seed: 7\nshard: 16\n")
+    .replace("{samples: 24}", "{samples: 100}")
+    .replace("{samples: 8,", "{samples: 16,")
+)
 
 
 def tree(store: Path) -> dict[str, bytes | None]:

@@ -132,8 +132,7 @@ def _finish(
     recipe = check(tree, path.stem, contents, digests, faults)
     faults.raise_if_any()
     assert recipe is not None
-    object.__setattr__(recipe, "sources", tuple(found.items()))
-    return recipe
+    return replace(recipe, sources=tuple(found.items()))
 
 
 def _open_files(

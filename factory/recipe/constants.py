@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Mapping
-from difflib import get_close_matches
+from collections.abc import Callable, Iterable, Mapping
 from math import isfinite
 from typing import Any
 
+from factory.recipe import reading
 from factory.recipe.reading import Faults, Node, visible
 from factory.step import Constant
 from factory.units import TISSUES, UnitError, Volumes, convert
@@ -20,10 +20,10 @@ _COMPARE: dict[str, Callable[[float, float], bool]] = {
 }
 
 
-def nearest(word: object, legal: object) -> str:
+def nearest(word: object, legal: Iterable[object]) -> str:
     """``; did you mean 'x'?`` or nothing."""
-    near = get_close_matches(str(word), [str(x) for x in legal], 1)  # type: ignore[attr-defined]
-    return f"; did you mean {near[0]!r}?" if near else ""
+    near = reading.nearest(str(word), [str(x) for x in legal])
+    return f"; did you mean {near!r}?" if near else ""
 
 
 def shown(node: Node) -> str:

@@ -102,7 +102,7 @@ def _read_link(name: str, settings: Node, state: Chain) -> None:
         state.lost.update(outputs.values())
         return
     label = "link/" + next(iter(outputs.values()))
-    state.links.append(Link(step, label, wires, constants, outputs, named, level, settings.line))
+    state.links.append(Link(step, label, wires, constants, outputs, named, level))
     state.ports.update(named)
     state.level_of.update(dict.fromkeys(named, level))
 

@@ -8,8 +8,8 @@ replaces the parent's.
 from __future__ import annotations
 
 from dataclasses import replace
-from difflib import get_close_matches
 
+from factory.recipe.constants import nearest
 from factory.recipe.reading import Faults, Node, read_value
 from factory.step import find
 
@@ -95,9 +95,8 @@ def locate(chain: Node, address: str, node: Node, place: str, faults: Faults) ->
             f"address one of them by an output that it names in `as`" + (f": {', '.join(own)}" if own else ""),
         )
     else:
-        near = get_close_matches(address, table, 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        faults.add(node, place, f"no link of the chain has the address {address!r}{hint} (links: {', '.join(table)})")
+        what = f"no link of the chain has the address {address!r}{nearest(address, table)}"
+        faults.add(node, place, f"{what} (links: {', '.join(table)})")
     return None
 
 
@@ -136,9 +135,8 @@ def _assign(tree: Node, keys: list[str], value: Node, place: str, faults: Faults
         return replace(tree, value=tree.value | {keys[0]: value})
     below = tree.value.get(keys[0])
     if below is None or not isinstance(below.value, dict):
-        near = get_close_matches(keys[0], list(tree.value), 1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
-        faults.add(value, place, f"there is no {keys[0]!r}{hint} (there are {', '.join(tree.value)})")
+        what = f"there is no {keys[0]!r}{nearest(keys[0], tree.value)}"
+        faults.add(value, place, f"{what} (there are {', '.join(tree.value)})")
         return tree
     return replace(tree, value=tree.value | {keys[0]: _assign(below, keys[1:], value, place, faults)})
 

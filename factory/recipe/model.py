@@ -53,7 +53,6 @@ class Link:
     outputs: Mapping[str, str]  # output -> variable
     ports: Mapping[str, Port]  # variable -> port with units and dims resolved
     level: int
-    line: int = 0
 
 
 @dataclass(frozen=True)

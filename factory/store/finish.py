@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from factory.store.commit import Commit, DamagedCommit, Drop, commit_path, parse, standing
+from factory.store.commit import Drop, commit_path, standing
 from factory.store.encode import encode
 from factory.store.errors import DamagedStore, IncompleteStore
 from factory.store.layout import Layout
@@ -81,17 +81,6 @@ def read_manifest(store: str | Path) -> Manifest | None:
         return Manifest(str(document["id"]), {name: str(s["id"]) for name, s in document["splits"].items()})
     except (KeyError, TypeError, AttributeError) as error:
         raise DamagedStore(f"{path} lacks or garbles {error}") from error
-
-
-def read_shards(store: str | Path) -> Iterator[Commit]:
-    """The packed commits of a finished store, in order, without their scalars."""
-    path = Path(store, BOOKS, SHARDS)
-    try:
-        with open(path, "rb") as file:
-            for line in file:
-                yield parse(line)
-    except (DamagedCommit, OSError) as error:
-        raise DamagedStore(f"{path} cannot be read: {error}") from error
 
 
 def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
