@@ -237,20 +237,27 @@ class _Remembered:
         self.limit, self.held = limit, 0
         self.states: OrderedDict[tuple[Any, ...], State] = OrderedDict()
         self.lock = Lock()
+        self.making: dict[tuple[Any, ...], Lock] = {}
 
     def state(self, recipe: Recipe, plan: Split, depth: int, index: int) -> State:
+        """Threads that want the same state wait for the first of them: a head takes seconds."""
         key = (recipe.identity, plan.name, depth, index)
         with self.lock:
             if key in self.states:
                 self.states.move_to_end(key)
                 return self.states[key]
-        made = _run(recipe, plan, depth, index, index + 1, frozenset())
-        with self.lock:
-            if key not in self.states:
+            turn = self.making.setdefault(key, Lock())
+        with turn:
+            with self.lock:
+                if key in self.states:
+                    return self.states[key]
+            made = _run(recipe, plan, depth, index, index + 1, frozenset())
+            with self.lock:
+                self.making.pop(key, None)
                 self.states[key] = made
                 self.held += _nbytes(made)
-            while self.held > self.limit and len(self.states) > 1:
-                self.held -= _nbytes(self.states.popitem(last=False)[1])
+                while self.held > self.limit and len(self.states) > 1:
+                    self.held -= _nbytes(self.states.popitem(last=False)[1])
         return made
 
 

@@ -206,8 +206,9 @@ def find(name: str) -> Step:
 
 
 def topics() -> list[str]:
-    """Names of the files in factory/physics, sorted."""
-    return sorted(m.name for m in iter_modules(import_module("factory.physics").__path__))
+    """Names of the files in factory/physics that hold steps, sorted."""
+    found = (m.name for m in iter_modules(import_module("factory.physics").__path__))
+    return sorted(name for name in found if not name.startswith("_"))
 
 
 def steps(topic: str) -> dict[str, Step]:

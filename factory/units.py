@@ -31,7 +31,7 @@ CODATA 2022, doi:10.1103/RevModPhys.97.025002: 42.577 478 461(18) MHz/T.  In wat
 """
 
 TISSUES = ("background", "csf", "grey_matter", "white_matter", "fat", "muscle", "muscle_skin", "skull", "vessels",
-           "marrow")
+           "marrow", "lesion")
 """Tissue names; the code of a tissue in a uint8 label map is its index."""
 
 Array: TypeAlias = npt.NDArray[Any]
