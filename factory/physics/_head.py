@@ -37,7 +37,9 @@ _NARROW = 1.2  # mm; of fissures
 # tubes: (x, y, z, radius) from end to end; those of one side are mirrored
 _LATERAL = np.array([[10, 30, 2, 3.2], [9, 12, 13, 5.0], [12, -20, 14, 5.2], [24, -40, 2, 6.0], [30, -18, -14, 2.4]])
 _CAUDATE = np.array([[14, 21, 2, 6.6], [17.5, 5, 13, 4.8], [21, -18, 15, 2.6]])
-_BRAINSTEM = np.array([[0, -16, -8, 13.0], [0, -20, -24, 13.0], [0, -24, -40, 12.0], [0, -32, -66, 8.0], [0, -34, -110, 6.5]])
+_BRAINSTEM = np.array(
+    [[0, -16, -8, 13.0], [0, -20, -24, 13.0], [0, -24, -40, 12.0], [0, -32, -66, 8.0], [0, -34, -110, 6.5]]
+)
 _NECK = np.array([[0, -14, -60, 56.0], [0, -14, -120, 52.0]])
 
 
@@ -172,7 +174,7 @@ def _ribbon(out: Any, thick: Any, voxel: float) -> None:
 
 
 def _damage(sites: Any, voxel: float, out: Any) -> None:
-    """Lesions in white matter: most around the ventricles, a tenth below the cortex, a twentieth below the tentorium."""
+    """Lesions in white matter: most near the ventricles, a tenth below the cortex, some below the tentorium."""
     box = _box(_is_brain(out))
     part = out[box]
     white = part == WHITE
@@ -202,7 +204,7 @@ def _lesion(u: Any, centre: Any, voxel: float, part: Any) -> None:
 
 @njit(**_OPTIONS)
 def _plaque(centre: Any, radii: Any, phases: Any, voxel: float, part: Any) -> None:
-    """One lesion: an ellipsoid with a bumpy surface whose long axis points away from the ventricles (Dawson's finger)."""
+    """One lesion: a bumpy ellipsoid whose long axis points away from the ventricles (Dawson's finger)."""
     nz, ny, nx = part.shape
     cz, cy, cx = centre
     reach = int(1.2 * radii[2] / voxel) + 1
@@ -217,7 +219,8 @@ def _plaque(centre: Any, radii: Any, phases: Any, voxel: float, part: Any) -> No
                 along, across = ux * x + uy * y, ux * y - uy * x
                 wobble = sincos(x + phases[0])[0] + sincos(y + phases[1])[0] + sincos(z + phases[2])[0]
                 d = (along / radii[2]) ** 2 + (across / radii[1]) ** 2 + (z / radii[0]) ** 2
-                if d < 1.0 + 0.15 * wobble and (part[k, j, i] == WHITE or part[k, j, i] == ARBOR or part[k, j, i] == STEM):
+                here = part[k, j, i]
+                if d < 1.0 + 0.15 * wobble and (here == WHITE or here == ARBOR or here == STEM):
                     part[k, j, i] = LESION
 
 
@@ -295,9 +298,9 @@ def _cerebrum(x: float, y: float, z: float) -> float:
 
 @njit(**_OPTIONS)
 def _cerebellum(x: float, y: float, z: float) -> float:
-    return _either(
-        _ellipsoid(abs(x) - 24.0, y + 50.0, z + 39.0, 27.0, 27.0, 20.0), _ellipsoid(x, y + 48.0, z + 36.0, 18.0, 23.0, 21.0), 8.0
-    )
+    lobe = _ellipsoid(abs(x) - 24.0, y + 50.0, z + 39.0, 27.0, 27.0, 20.0)
+    vermis = _ellipsoid(x, y + 48.0, z + 36.0, 18.0, 23.0, 21.0)
+    return _either(lobe, vermis, 8.0)
 
 
 @njit(**_OPTIONS)
@@ -458,9 +461,9 @@ def _solids(form: Any, voxel: float, out: Any, thick: Any) -> None:
                 wx = (i + 0.5 - 0.5 * nx) * voxel
                 first = _weights((wx + 0.5 * FIELD_OF_VIEW[2]) / _SPACING, w)
                 for c in range(_CHANNELS):
-                    smooth[c] = (
-                        w[0] * nodes[c, first] + w[1] * nodes[c, first + 1] + w[2] * nodes[c, first + 2] + w[3] * nodes[c, first + 3]
-                    )
+                    smooth[c] = 0.0
+                    for n in range(4):
+                        smooth[c] += w[n] * nodes[c, first + n]
                 px, py, pz = wx - shift[0], wy - shift[1], wz + _CENTRE[0] - shift[2]
                 x = (turn[0, 0] * px + turn[0, 1] * py + turn[0, 2] * pz) / scale[0] + smooth[_WARP]
                 y = (turn[1, 0] * px + turn[1, 1] * py + turn[1, 2] * pz) / scale[1] + smooth[_WARP + 1]

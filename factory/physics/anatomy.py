@@ -56,13 +56,16 @@ def _extent(voxel: float, **_: Any) -> dict[str, int]:
 
 @step(sizes=_extent, probe={"lesions": 40})
 def brain(
-    draws: Draws, *, voxel: Annotated[float, "m", ">=0.0004", "<=0.016"] = 1e-3, lesions: Annotated[int, ">=0", "<=80"] = 0
+    draws: Draws,
+    *,
+    voxel: Annotated[float, "m", ">=0.0004", "<=0.016"] = 1e-3,
+    lesions: Annotated[int, ">=0", "<=80"] = 0,
 ) -> Volume:
     """A head in three dimensions, a different one for every sample.
 
     Hemispheres with a folded cortex around white matter, ventricles, caudate, putamen, pallidum, thalamus, cerebellum
-    with folia, brainstem, veins and the sagittal sinus, csf, skull with marrow, scalp with fat, muscle and skin; no eyes
-    and no sinuses.  The cortex is a ribbon of 2 to 4 mm along the pia; its sulci are the sheets on which a random
+    with folia, brainstem, veins and the sagittal sinus, csf, skull with marrow, scalp with fat, muscle and skin; no
+    eyes and no sinuses.  The cortex is a ribbon of 2 to 4 mm along the pia; its sulci are the sheets on which a random
     band-pass field vanishes.
 
     Parameters
