@@ -220,7 +220,7 @@ def _plaque(centre: Any, radii: Any, phases: Any, voxel: float, part: Any) -> No
                 wobble = sincos(x + phases[0])[0] + sincos(y + phases[1])[0] + sincos(z + phases[2])[0]
                 d = (along / radii[2]) ** 2 + (across / radii[1]) ** 2 + (z / radii[0]) ** 2
                 here = part[k, j, i]
-                if d < 1.0 + 0.15 * wobble and (here == WHITE or here == ARBOR or here == STEM):
+                if d < 1.0 + 0.15 * wobble and here in (WHITE, ARBOR, STEM):
                     part[k, j, i] = LESION
 
 
@@ -321,8 +321,8 @@ def _scalp(x: float, y: float, z: float) -> float:
 @njit(**_OPTIONS)
 def _outside(scalp: float, cavity: float, z: float, y: float, form: Any, fat: float, bone: float) -> int:
     """What lies outside of the brain's cavity, by the depths below the scalp and above the cavity."""
-    base = 1.0 if z > -40.0 else max(0.35, 1.0 + (z + 40.0) / 40.0)
-    thick = max(2.5, form.bone * (1.0 + bone)) * base
+    base = 1.0 if z > -40.0 else max(0.6, 1.0 + (z + 40.0) / 40.0)
+    thick = min(9.0, max(3.0, form.bone * (1.0 + bone))) * base
     if cavity < thick:
         inner = cavity / thick
         return MARROW if 0.28 < inner < 0.70 and thick > 4.5 else SKULL
@@ -469,9 +469,12 @@ def _solids(form: Any, voxel: float, out: Any, thick: Any) -> None:
                 y = (turn[1, 0] * px + turn[1, 1] * py + turn[1, 2] * pz) / scale[1] + smooth[_WARP + 1]
                 z = (turn[2, 0] * px + turn[2, 1] * py + turn[2, 2] * pz) / scale[2] + smooth[_WARP + 2]
                 scalp = _scalp(x, y, z)
-                if scalp > 0.0:
+                if scalp > 30.0:
                     continue
                 cavity = _cavity(x, y, z)
+                scalp = _either(scalp, cavity - 12.0, 6.0)  # no brain without bone and skin
+                if scalp > 0.0:
+                    continue
                 if cavity > 0.0:
                     out[k, j, i] = _outside(scalp, cavity, z, y, form, smooth[_SCALP], smooth[_BONE])
                     continue

@@ -58,7 +58,7 @@ def _extent(voxel: float, **_: Any) -> dict[str, int]:
 def brain(
     draws: Draws,
     *,
-    voxel: Annotated[float, "m", ">=0.0004", "<=0.016"] = 1e-3,
+    voxel: Annotated[float, "m", ">=0.0004", "<=0.01"] = 1e-3,
     lesions: Annotated[int, ">=0", "<=80"] = 0,
 ) -> Volume:
     """A head in three dimensions, a different one for every sample.
