@@ -136,7 +136,7 @@ def _inverted(
     steady = (1 - e) / (1 - e * cosine)  # of the train, before a pulse
     before = round(centre * pulses)
     head, whole = (e * cosine) ** before, (e * cosine) ** pulses
-    # one period, from just before the inversion: m -> 1 - (1 + m) inverted -> steady + (that - steady) whole -> recovery
+    # one period, from just before the inversion: m -> 1 - (1 + m) inverted -> the train -> recovery
     keep = -inverted * whole * last
     give = (steady + (1 - inverted - steady) * whole) * last + 1 - last
     m = 1 - (1 + give / (1 - keep)) * inverted
@@ -197,7 +197,7 @@ def fit_hifi(
     echoes, prepared = arrange(data, "flip_angle", 2), arrange(inverted, "inversion_time", 1)
     if echoes.like.dims != prepared.like.dims or echoes.like.shape != prepared.like.shape:
         raise ValueError(
-            f"the two signals are maps of {dict(echoes.like.sizes)} and {dict(prepared.like.sizes)}; give the same voxels"
+            f"the signals are maps of {dict(echoes.like.sizes)} and {dict(prepared.like.sizes)}; give the same voxels"
         )
     timing = (inverted_angle, repetition_time, pulses, centre, recovery_time)
 
