@@ -126,7 +126,8 @@ def test_no_start_of_scipy_finds_less(known):
         starts = [[a[v], t] if known else [a[v], b[v], t] for t in (0.2, 0.5, t1[v], 2.0)]
         found = [twin(signal[:, v], start, b[v] if known else None) for start in starts]
         x, cost = min(found, key=lambda f: f[1])
-        assert fit["cost"][v] <= cost * (1 + 1e-7)
+        # 1e-5: with a negative "magnitude" (Gaussian noise at the null) the cost has a ridge with a sharp floor
+        assert float(fit["cost"][v]) <= cost * (1 + 1e-5)
         agreed += abs(float(fit["t1"][v]) / x[-1] - 1) < 1e-5
     assert agreed >= (24 if known else 20)  # elsewhere our cost is lower, or SciPy stops short in a flat valley
 
@@ -138,10 +139,16 @@ def test_known_efficiency_is_unbiased_and_reaches_its_bound(snr, tissue):
     noise = sigma * np.random.default_rng(3).normal(size=(31, 6000))
     fit = fit_inversion_recovery(inverted(recover(a, B, t1)[:, None] + noise), efficiency=B)["t1"].values
     bound = bound_inversion_recovery(a, B, t1, TIMES, sigma, known_efficiency=True)
-    ratio = fit.std() / bound
-    print(f"{tissue} SNR {snr}: median bias {100 * (np.median(fit) / t1 - 1):.2f} %, sd / bound {ratio:.3f}")
+    bulk = 1.4826 * np.median(np.abs(fit - np.median(fit))) / bound  # the sd, were there no second valley
+    lost = np.mean(np.abs(fit - t1) > 6 * bound)  # where noise makes a wrong null point the likeliest
+    print(f"{tissue} SNR {snr}: median bias {100 * (np.median(fit) / t1 - 1):.2f} %, CV {100 * fit.std() / t1:.2f} %")
+    print(f"    sd / bound {fit.std() / bound:.3f}, of the bulk {bulk:.3f}, lost {100 * lost:.3f} %")
     assert abs(np.median(fit) / t1 - 1) < 0.02
-    assert 0.9 < ratio < (1.1 if snr == 30 else 1.5)
+    if snr == 30:
+        assert 0.95 < fit.std() / bound < 1.1
+    else:  # not asymptotic: the bulk keeps near the bound, a few voxels in ten thousand are lost
+        assert 0.95 < bulk < 1.25
+        assert lost < 1e-3
 
 
 def test_free_efficiency_costs_an_order_of_magnitude():
@@ -288,8 +295,8 @@ def test_hifi_inverts_a_train_simulated_pulse_by_pulse():
     np.testing.assert_allclose([fit["amplitude"], fit["t1"], fit["transmit"]], [s0, t1, k], rtol=1e-6)
 
 
-def test_a_real_brain_at_three_tesla():
-    """White and grey matter as the two classes of Otsu's threshold of T1 inside the brain."""
+def test_nine_real_tubes_at_three_tesla():
+    """Six real inversion recoveries (3 T, TR 1.55 s): a phantom of nine tubes, not a brain, so no tissue is named."""
     import nibabel
 
     files = [nibabel.load(reference(f"qmri/sep__rSeries0{i}.nii")) for i in range(3, 9)]
@@ -298,22 +305,20 @@ def test_a_real_brain_at_three_tesla():
     fit = fit_inversion_recovery_general(inverted(signal, times))
     t1, brightest = fit["t1"].values, signal.max(0)
     error = np.sqrt(fit["cost"].values / 6) / np.maximum(brightest, 1)
-    inside = (brightest > 0.2 * np.percentile(brightest, 99)) & (t1 > 0.5) & (t1 < 2.2)
+    inside = (brightest > 0.2 * np.percentile(brightest, 99)) & (t1 > 0.45) & (t1 < 3)
     parts, _ = ndimage.label(ndimage.binary_erosion(inside, iterations=3))
-    sizes = np.bincount(parts.ravel())
-    sizes[0] = 0
-    brain = ndimage.binary_dilation(parts == sizes.argmax(), iterations=2) & inside
-    values = np.sort(t1[brain])
-    count = np.arange(1, values.size)
-    low, high = np.cumsum(values)[:-1] / count, (values.sum() - np.cumsum(values)[:-1]) / (values.size - count)
-    threshold = values[np.argmax(count * (values.size - count) * (high - low) ** 2)]
-    white, grey = np.median(values[values < threshold]), np.median(values[values >= threshold])
-    print(f"{brain.sum()} voxels, residual {np.median(error[brain]):.4f}, WM {white:.3f} s, GM {grey:.3f} s")
-    assert brain.sum() > 5000
-    assert np.median(error[brain]) < 0.02
-    # 3 T: 0.75 to 0.95 s and 1.2 to 1.6 s, doi:10.1002/mrm.20605, doi:10.1002/jmri.20356
-    assert 0.7 < white < 1.0
-    assert 1.1 < grey < 1.7
+    tubes = [parts == i for i in range(1, parts.max() + 1) if (parts == i).sum() > 50]
+    assert len(tubes) == 9
+    for tube in tubes:
+        middle = np.median(t1[tube])
+        assert t1[tube].std() < 0.05 * middle
+        assert np.median(error[tube]) < 0.01
+        # one period of inversion, TI, TR: -b / a = 2 / (1 + exp(-TR / T1)), less what the inversion misses
+        ratio = np.median(-fit["b"].values[tube] / fit["a"].values[tube])
+        assert 0.95 < ratio * (1 + np.exp(-1.55 / middle)) / 2 < 1.02
+        whole = fit_inversion_recovery_general(inverted(signal[:, tube].mean(1), times))
+        assert abs(float(whole["t1"]) / middle - 1) < 0.01
+        print(f"T1 {middle:.3f} s, spread {t1[tube].std() / middle:.3f}, residual {np.median(error[tube]):.4f}")
 
 
 BAD = {
