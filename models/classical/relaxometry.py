@@ -131,7 +131,8 @@ def fit_inversion_recovery(
 
     Notes
     -----
-    Limits: exact for noise-free data inside the bounds; smoothness -> infinity is one B a slice, smoothness = 0 a free
+    The least squares are exact maximum likelihood for Gaussian noise added to the magnitude (values below zero may
+    stay); low signal with Rician noise biases them. Limits: exact for noise-free data inside the bounds; smoothness -> infinity is one B a slice, smoothness = 0 a free
     one. The free B is nearly collinear with T1 where the longest TI is no longer than T1: see
     `bound_inversion_recovery`. The smooth B is found from the best constant of its slice by alternating between voxel
     fits with B given and a sparse solve for B with the Gauss-Newton curvature of the profiled cost.
@@ -349,15 +350,13 @@ def bound_inversion_recovery(
     """
     a, b, t, s = (np.asarray(x, np.float64) for x in np.broadcast_arrays(amplitude, efficiency, t1, sigma))
     time = np.asarray(inversion_time, np.float64)
-    e = np.exp(-time / t[..., None])
-    d0, d1 = 1 - b[..., None] * e, -a[..., None] * e
-    d2 = d1 * b[..., None] * time / t[..., None] ** 2
-    precision = np.zeros((2, *[1] * s.ndim))
-    if prior is not None:
-        precision = np.stack([s * s / prior[0] ** 2, s * s / prior[1] ** 2])
+    more = (0.0, 0.0) if prior is None else (s * s / prior[0] ** 2, s * s / prior[1] ** 2)
     with np.errstate(divide="ignore", invalid="ignore"):
-        h00, h01, h02 = (d0 * d0).sum(-1) + precision[0], (d0 * d1).sum(-1), (d0 * d2).sum(-1)
-        left = (d2 * d2).sum(-1) + precision[1] - h02 * h02 / h00
+        e = np.exp(-time / t[..., None])
+        d0, d1 = 1 - b[..., None] * e, -a[..., None] * e
+        d2 = d1 * b[..., None] * time / t[..., None] ** 2
+        h00, h01, h02 = (d0 * d0).sum(-1) + more[0], (d0 * d1).sum(-1), (d0 * d2).sum(-1)
+        left = (d2 * d2).sum(-1) + more[1] - h02 * h02 / h00
         if not known_efficiency:
             cross = (d1 * d2).sum(-1) - h01 * h02 / h00
             left = left - cross * cross / ((d1 * d1).sum(-1) - h01 * h01 / h00)
@@ -383,8 +382,8 @@ def bound_t2_decay(amplitude: ArrayLike, t2: ArrayLike, echo_time: ArrayLike, si
     """
     a, t, s = (np.asarray(x, np.float64) for x in np.broadcast_arrays(amplitude, t2, sigma))
     time = np.asarray(echo_time, np.float64)
-    d0 = np.exp(-time / t[..., None])
-    d1 = a[..., None] * d0 * time / t[..., None] ** 2
     with np.errstate(divide="ignore", invalid="ignore"):
+        d0 = np.exp(-time / t[..., None])
+        d1 = a[..., None] * d0 * time / t[..., None] ** 2
         left = (d1 * d1).sum(-1) - (d0 * d1).sum(-1) ** 2 / (d0 * d0).sum(-1)
         return np.asarray(s / np.sqrt(left))

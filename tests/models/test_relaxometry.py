@@ -226,6 +226,22 @@ def test_a_slanted_efficiency_is_followed_at_a_middle_smoothness(snr):
     assert middle < 0.5 * free
 
 
+def test_background_and_empty_slices_weigh_nothing():
+    data, t1 = slices("constant", 30, 16)
+    data["signal"][:, 1] = 0
+    data["signal"][:, 0, :, :5] = 0
+    for smoothness in (1e-3, 1.0, np.inf):
+        fit = fit_inversion_recovery(data, smoothness=smoothness)
+        assert np.isfinite(fit["efficiency"]).all()
+        assert np.isnan(fit["t1"][1]).all()
+        assert np.isnan(fit["t1"][0, :, :5]).all()
+        assert np.isfinite(fit["t1"][0, :, 5:]).all()
+    assert miss(fit.isel(noise=0, x=slice(5, None)), t1[:, 5:]) < 0.03
+    nothing = np.zeros(2)
+    assert not np.isfinite(bound_inversion_recovery(nothing, nothing, nothing, TIMES, 0.1)).any()
+    assert not np.isfinite(bound_t2_decay(nothing, nothing, TIMES, 0.1)).any()
+
+
 def test_spoiled_gradient_echo_recovers_the_reference_slice():
     from scipy.io import loadmat
 
