@@ -132,10 +132,11 @@ def fit_inversion_recovery(
     Notes
     -----
     The least squares are exact maximum likelihood for Gaussian noise added to the magnitude (values below zero may
-    stay); low signal with Rician noise biases them. Limits: exact for noise-free data inside the bounds; smoothness -> infinity is one B a slice, smoothness = 0 a free
-    one. The free B is nearly collinear with T1 where the longest TI is no longer than T1: see
-    `bound_inversion_recovery`. The smooth B is found from the best constant of its slice by alternating between voxel
-    fits with B given and a sparse solve for B with the Gauss-Newton curvature of the profiled cost.
+    stay); low signal with Rician noise biases them. Limits: exact for noise-free data inside the bounds; smoothness
+    -> infinity is one B a slice, smoothness = 0 a free one. The free B is nearly collinear with T1 where the
+    longest TI is no longer than T1: see `bound_inversion_recovery`. The smooth B is found from the best constant of
+    its slice by alternating between voxel fits with B given and a sparse solve for B with the Gauss-Newton
+    curvature of the profiled cost.
     """
     check_range("t1_range", t1_range)
     if not smoothness >= 0:
