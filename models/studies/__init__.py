@@ -1,0 +1,1 @@
+"""The published evaluation of a system, study by study, beside the network's own table."""
