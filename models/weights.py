@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.cards import Row, Shapes, Stage, System, Task, TrainingError
 
 FORMAT = "mr-factory weights 1"
+SHIPPED = Path(__file__).parent / "checkpoints"
 WEIGHTS, CURVE, RESUME = "weights.safetensors", "curve.jsonl", "resume.ckpt"
 
 
@@ -45,6 +46,18 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, obj
             return tensors, {name: json.loads(text) for name, text in facts.items()}
     except (SafetensorError, json.JSONDecodeError) as error:
         raise TrainingError(f"{path} is damaged or no safetensors file ({error}); fetch or train it again.") from error
+
+
+def shipped(system: str) -> Path:
+    """The weights of a system that come with the package."""
+    found = SHIPPED / f"{system}.safetensors"
+    if not found.is_file():
+        there = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.safetensors"))) or "none"
+        raise TrainingError(
+            f"no weights of {system} come with the package (there are: {there}); train it with "
+            f"`factory train {system}` and name the weights file."
+        )
+    return found
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object, *, partly: bool = False) -> None:

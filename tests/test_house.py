@@ -88,7 +88,7 @@ def faults_of_doors(path: Path, text: str) -> list[str]:
         elif relative.parts[0] == "models":
             if name.startswith("factory.physics"):
                 found.append(f"{relative} imports {name}: physics inside a network is a torch twin in models/layers.py")
-            shared = ("cards", "training", "layers", "weights", "classical")
+            shared = ("cards", "training", "layers", "weights", "classical", "studies")
             if top == "models" and rest and rest.partition(".")[0] not in shared:
                 found.append(f"{relative} imports another system: {name}")
         elif relative.parts[0] == "cluster" and top in ("factory", "models"):

@@ -61,29 +61,47 @@ def train(
     say(f"Next:  factory evaluate {system} {weights} {source if source and not live else 'STORE'} -o maps.png")
 
 
-@app.command(epilog="Example:  factory evaluate rim_t1 runs/rim_t1/weights.safetensors rim_t1.zarr -o maps.png")
+@app.command(epilog="Example:  factory evaluate rim_t1 runs/rim_t1/weights.safetensors rim_t1.zarr -o maps.png     or, "
+                    "the paper's studies:  factory evaluate rim_t1 --study all -o studies")
 def evaluate(
     system: SystemName,
-    checkpoint: Annotated[str, typer.Argument(metavar="CHECKPOINT", help="weights.safetensors of a run.")],
-    store: Annotated[str, typer.Argument(metavar="STORE", help="A finished store.")],
+    checkpoint: Annotated[str | None, typer.Argument(
+        metavar="[CHECKPOINT]", help="weights.safetensors of a run; by default the package's own.")] = None,
+    store: Annotated[str | None, typer.Argument(metavar="[STORE]", help="A finished store.")] = None,
     split: Annotated[str, typer.Option(help="The split to judge on.")] = "test",
-    out: Annotated[Path | None, typer.Option("-o", "--out", help="Draw maps into this picture.")] = None,
+    study: Annotated[list[str] | None, typer.Option(
+        "--study", help="Instead of a store, a study of the paper by name, or all; may be repeated.")] = None,
+    beside: Annotated[list[str] | None, typer.Option(
+        "--beside", metavar="CHECKPOINT", help="Weights of an opponent, judged in the same studies.")] = None,
+    realisations: Annotated[int | None, typer.Option(min=2, help="Of the noise, in a study.")] = None,
+    size: Annotated[int | None, typer.Option(min=24, max=192, help="Pixels of a slice's edge, in a study.")] = None,
+    out: Annotated[Path | None, typer.Option("-o", "--out", help="A picture of maps, or a study's folder.")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Samples at a time.")] = 32,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch; by default all cores.")] = None,
     json: AsJson = False,
 ) -> None:
-    """Judge trained weights on a split that they have not seen, beside the controls."""
+    """Judge trained weights: on a split that they have not seen, beside the controls, or by the paper's studies."""
     from factory import report
+    from factory.cli.studying import studied
+    from models.weights import shipped
 
     card = card_of(system)
     use_threads(threads)
-    rows = judged(card, checkpoint, store, split, batch)
+    weights = checkpoint or str(shipped(system))
+    if store is None or study:
+        if store is not None or not study:
+            raise typer.BadParameter("name a STORE, or a --study without a store", param_hint="STORE")
+        sizes = {"count": realisations, "size": size}
+        studied(system, study, [weights, *(beside or [])], out or Path("studies") / system,
+                {key: value for key, value in sizes.items() if value is not None}, json)
+        return
+    rows = judged(card, weights, store, split, batch)
     if json:
         as_json(rows)
     else:
         results(rows, f"{system} on split {split} of {store}")
     if out is not None:
-        report.save(map_picture(card, checkpoint, store, split), out)
+        report.save(map_picture(card, weights, store, split), out)
         if not json:
             say(f"wrote {out}")
 

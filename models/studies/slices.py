@@ -59,7 +59,8 @@ def at_snr(data: xr.Dataset, snr: float) -> xr.Dataset:
     """The same maps and the same realisations of noise, scaled to another SNR."""
     still, sigma = clean(data), REFERENCE / snr
     signal = still + (data["signal"] - still) * (sigma / data["sigma"])
-    return data.assign(signal=signal.astype(np.float32).transpose(*data["signal"].dims), sigma=data["sigma"] * 0 + sigma)
+    signal = signal.astype(np.float32).transpose(*data["signal"].dims)
+    return data.assign(signal=signal, sigma=data["sigma"] * 0 + sigma)
 
 
 def one_slice(size: int, count: int, snr: float, name: str = "rim_t1") -> tuple[xr.Dataset, xr.Dataset]:

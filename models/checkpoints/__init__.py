@@ -1,0 +1,1 @@
+"""Weights that come with the package, safetensors with their cards beside them."""
