@@ -24,7 +24,7 @@ from tests.test_recipe import GOOD as RECIPE
 
 ROOT = Path(__file__).parents[1]
 TINY = [  # rim_t1, small enough to learn from within seconds
-    "chain.anatomy.blobs.size=32", "chain.anatomy.patch.size=8", "splits.train.levels={subject: 4, patch: 8}",
+    "chain.anatomy.brain.voxel=8 mm", "chain.anatomy.patch.size=8", "splits.train.levels={subject: 4, patch: 8}",
     "splits.validation.levels={subject: 2, patch: 4}", "splits.test.levels={subject: 3, patch: 3}",
     "splits.noise_study.levels={subject: 1, patch: 1, noise: 2}",
 ]
@@ -71,7 +71,7 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_command_has_an_example_and_a_sentence() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
     assert {"list", "check", "show", "sample", "make", "preview", "status", "train", "evaluate", "schema", "doctor",
-            "demo"} <= set(commands)
+            "demo", "estimate"} <= set(commands)
     for name in commands:
         text = run(name, "--help").output
         assert f"Example:  factory {name}" in text, name

@@ -79,3 +79,14 @@ def systems() -> list[Row]:
 
     return [{"system": card.name, "recipe": card.stages[-1].recipe, "paper": card.paper, "claim": card.claim}
             for card in cards().values()]
+
+
+def tissues() -> list[Row]:
+    """Every table of tissues that a recipe may name, row by row, with where it is from."""
+    from factory.recipe.tables import tissue_tables
+
+    return [
+        {"table": name, "tissue": tissue, **{key: " +- ".join(filter(None, one)) for key, one in row.values.items()},
+         "tag": row.tag, "source": row.source}
+        for name, rows in tissue_tables().items() for tissue, row in rows.items()
+    ]

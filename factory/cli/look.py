@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 MANY = 10_000  # samples behind a histogram
+LOOKED_AT, MANY_BYTES = 400, 2**26  # samples, and bytes, that are looked at for gaps
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a path with a / or .yaml.")]
 Source = Annotated[str, typer.Argument(metavar="RECIPE|STORE", help="A recipe's name or path, or a store's folder.")]
 
@@ -32,12 +33,41 @@ def check(recipe: RecipeName, set_: Settings = None, samples: Counts = None, jso
             raise
         as_json({"ok": False, "faults": [str(fault) for fault in error.faults]})
         raise typer.Exit(1) from None
+    warnings = gaps_of(recipe, set_)
     if json:
-        as_json({"ok": True} | story.as_data(checked))
+        as_json({"ok": True, "warnings": warnings} | story.as_data(checked))
         return
     total = sum(plan.samples * plan.sample_bytes for plan in checked.splits.values())
     say(f"{checked.name}: ok, {len(checked.splits)} splits, {size(total)}")
     table("", story.SPLIT_HEAD, story.split_rows(checked), right=("samples", "a sample", "all"))
+    for sentence in warnings:
+        say(f"warning: {sentence}")
+
+
+def gaps_of(name: str, set_: list[str] | None) -> list[str]:
+    """A sentence for each kept map or drawn number with an empty range between two modes, from the recipe's corner."""
+    from factory import floor
+    from factory.cli.choices import settings
+    from factory.gaps import gap
+    from factory.recipe import load
+
+    levels = [level for level, _ in next(iter(load(name, set=settings(set_)).splits.values())).levels]
+    few = {f"corner.levels.{level}": "50" if k == 0 else "1" for k, level in enumerate(levels[1:])}
+    small = load(name, set=settings(set_) | {"corner.samples": str(LOOKED_AT)} | few, corner=True)
+    split, plan = next(iter(small.splits.items()))
+    count = max(1, min(plan.samples, MANY_BYTES // max(1, plan.sample_bytes)))
+    made = floor.make(small, split, 0, count)
+    sentences = []
+    for variable, values in made.data_vars.items():
+        found = None if values.dtype.kind != "f" or set(values.dims) & set(made.coords) else gap(values.to_numpy())
+        if found is not None:
+            edges = f"{found.low:.3g} and {found.high:.3g} {clean(values.attrs['units'])}"
+            sentences.append(
+                f"{variable} has (almost) no value between {edges}, but {found.below:.0%} of its values below and "
+                f"{found.above:.0%} above: a network that learns it cannot tell what lies between; widen a "
+                "distribution, or add a tissue, so that the range is covered"
+            )
+    return sentences
 
 
 @app.command(epilog="Example:  factory show rim_t1     or, for a store:  factory show rim_t1.zarr --json")
@@ -212,14 +242,14 @@ def schema() -> None:
 
 @app.command("list", epilog="Example:  factory list steps")
 def list_(
-    what: Annotated[str, typer.Argument(metavar="[recipes|steps|distributions|systems]")] = "recipes",
+    what: Annotated[str, typer.Argument(metavar="[recipes|steps|distributions|tissues|systems]")] = "recipes",
     json: AsJson = False,
 ) -> None:
-    """List what there is: recipes, steps, distributions, or systems (networks that can be trained)."""
+    """List what there is: recipes, steps, distributions, tissues, or systems (networks that can be trained)."""
     from factory.cli import catalogue
 
     kinds = {"recipes": catalogue.recipes, "steps": catalogue.steps, "distributions": catalogue.distributions,
-             "systems": catalogue.systems}
+             "tissues": catalogue.tissues, "systems": catalogue.systems}
     if what not in kinds:
         raise typer.BadParameter(f"{clean(what)!r} is not one of {', '.join(kinds)}", param_hint="WHAT")
     rows = kinds[what]()

@@ -18,6 +18,7 @@ from factory.recipe.constants import nearest, shown
 from factory.recipe.merging import assign, inherit, shrunk
 from factory.recipe.model import Link, Recipe, Split, Variable
 from factory.recipe.reading import Faults, Node, RecipeError, dump, read, read_value
+from factory.recipe.tables import written_out
 
 __all__ = ["Link", "Recipe", "RecipeError", "Split", "Variable", "load", "names", "rebuild"]
 
@@ -126,8 +127,7 @@ def _finish(
         faults.add(tree, "recipe", f"must be a mapping, not {shown(tree)}")
         faults.raise_if_any()
     small = shrunk(tree, faults)  # always: a fault in the corner is a fault of the recipe
-    if corner:
-        tree = small
+    tree = written_out(small if corner else tree, faults)
     found, contents, digests = _open_files(tree, path.parent, dict(sources), faults)
     recipe = check(tree, path.stem, contents, digests, faults)
     faults.raise_if_any()

@@ -1,4 +1,5 @@
-"""Label volumes out of the bytes of a file: MATLAB, NIfTI, MINC, NumPy, NRRD and raw, told apart by content.
+"""Label volumes out of the bytes of a file: MATLAB, NIfTI, MINC, FreeSurfer, NumPy, NRRD, JPEG and raw, told apart by
+content.
 
 The files come from strangers.  What a header claims is checked before memory is given for it, compressed data are
 unpacked up to what the header claims and no further, and nothing in a file is executed or leads to another file.
@@ -72,7 +73,7 @@ def _decoded(path: Path, shape: tuple[int, ...] | None) -> dict[str, Array]:
     head = _unzipped(data, 31, 1024, cut=True) if packed else data[:1024]
     reader = next((reader for matches, reader in _FORMATS if matches(head)), None)
     if reader is None and ending not in ("raw", "rawb", "raws"):
-        raise FileError("is of no known format; write it as .mat, .nii, .mnc, .npy, .nrrd or .raw")
+        raise FileError("is of no known format; write it as .mat, .nii, .mgz, .mnc, .npy, .nrrd or .raw")
     if packed:
         data = _unzipped(data, 31, _nifti_size(head) or MAX_UNCLAIMED, cut=reader is _nifti)
     stem = name.partition(".")[0]
@@ -468,11 +469,44 @@ def _minc1(data: bytes, stem: str) -> dict[str, Array]:
     return {stem: _minc(image.array, variables["image-max"].array, variables["image-min"].array, valid)}
 
 
+# FreeSurfer and pictures ----------------------------------------------------------------------------------------------
+
+_MGH_TYPES = {0: "u1", 1: ">i4", 3: ">f4", 4: ">i2"}
+_MGH_HEADER = 284
+_JPEG = b"\xff\xd8\xff"
+
+
+def _is_mgh(data: bytes) -> bool:
+    """Version 1 and a known type: the format has no magic number."""
+    if len(data) < _MGH_HEADER:
+        return False
+    version, *shape, kind = struct.unpack_from(">6i", data)
+    return version == 1 and min(shape) >= 1 and kind in _MGH_TYPES
+
+
+def _mgh(data: bytes, stem: str) -> dict[str, Array]:
+    """Voxel (i, j, k) of the file is [k, j, i] here; the file's axes are not turned."""
+    _, *shape, kind = struct.unpack_from(">6i", data)
+    dtype = np.dtype(_MGH_TYPES[kind])
+    return {stem: _slices(_view(data, _MGH_HEADER, tuple(shape[::-1]), dtype))}
+
+
+def _jpeg(data: bytes, stem: str) -> dict[str, Array]:
+    """The brightness of a picture, one slice."""
+    from PIL import Image
+
+    with Image.open(BytesIO(data), formats=["JPEG"]) as picture:
+        _claimed((picture.height, picture.width), 4)
+        return {stem: _slices(np.asarray(picture.convert("L")))}
+
+
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], dict[str, Array]]], ...] = (
     (lambda data: data[:8] == b"\x89HDF\r\n\x1a\n" or data[512:520] == b"\x89HDF\r\n\x1a\n", _hdf5),
     (lambda data: data[126:128] in (b"IM", b"MI"), _mat5),
     (lambda data: data[:6] == b"\x93NUMPY", _npy),
     (lambda data: data[:3] == b"CDF" and data[3:4] in (b"\x01", b"\x02"), _minc1),
     (lambda data: data[:4] == b"NRRD", _nrrd),
+    (lambda data: data[:3] == _JPEG, _jpeg),
     (_is_nifti, _nifti),
+    (_is_mgh, _mgh),
 )

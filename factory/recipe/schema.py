@@ -11,6 +11,7 @@ from factory.distributions import DISTRIBUTIONS, REQUIRED, Distribution, Paramet
 from factory.recipe.checking import KEYS
 from factory.recipe.checking import REQUIRED as NEEDED
 from factory.recipe.drawing import DESIGNS
+from factory.recipe.tables import COLUMNS, label_tables, tissue_tables
 from factory.step import DTYPES, Constant, Step, steps, topics
 from factory.units import TISSUES, units_of
 
@@ -101,7 +102,8 @@ def _constant(constant: Constant) -> Schema:
         "int": {"type": "integer"},
         "bool": {"type": "boolean"},
         "choice": {"enum": list(constant.choices)},
-        "table": {"type": "object", "additionalProperties": {"enum": list(TISSUES)}},
+        "table": {"anyOf": [{"enum": list(label_tables())},
+                            {"type": "object", "additionalProperties": {"enum": list(TISSUES)}}]},
         "volumes": NAME,
     }
     return kinds[constant.kind] | {"title": str(constant)}
@@ -125,7 +127,10 @@ def _draw(distribution: Distribution) -> Schema:
 
 def _parameters(distribution: Distribution) -> Schema:
     required = tuple(k for k, p in distribution.parameters.items() if p.default is REQUIRED)
-    named = _object({key: _parameter(p) for key, p in distribution.parameters.items()}, required)
+    entries = {key: _parameter(p) for key, p in distribution.parameters.items()}
+    if distribution.name == "per_tissue":  # rows of a table, written out when the recipe is read
+        entries |= {"table": {"enum": list(tissue_tables())}, "column": {"enum": list(COLUMNS)}}
+    named = _object(entries, required)
     if distribution.name == "empirical":
         return {"anyOf": [named, _object({"file": NAME, "unit": {"type": "string"}}, ("file",))]}
     if distribution.positional:

@@ -87,5 +87,5 @@ def test_a_tissue_without_a_row_is_named(name):
 
 
 def test_a_code_beyond_the_table_is_refused():
-    with pytest.raises(ValueError, match="the map holds 10, but tissues end at 9"):
-        made(np.full((N, 2, 2), 10, np.uint8))
+    with pytest.raises(ValueError, match="the map holds 11, but tissues end at 10"):
+        made(np.full((N, 2, 2), 11, np.uint8))
