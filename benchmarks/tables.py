@@ -1,4 +1,4 @@
-"""Write the README's tables from benchmarks/results: python benchmarks/tables.py"""
+"""Write the tables of README and docs from benchmarks/results: python benchmarks/tables.py"""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from typing import Any
 
 ROOT = Path(__file__).parents[1]
 TOPICS = {"foundation": ("foundation", lambda row: not row["name"].startswith(("T1", "cost"))),
-          "rim": ("foundation", lambda row: row["name"].startswith("T1")),
+          "demo": ("foundation", lambda row: row["name"].startswith("T1")),
+          "rim": ("rim", lambda row: True),
           "cost": ("foundation", lambda row: row["name"].startswith("cost"))}  # fmt: skip
 
 
@@ -34,10 +35,14 @@ def filled(text: str) -> str:
     return text
 
 
+PAGES = ("README.md", "docs/rim.md")
+
+
 def refresh() -> None:
-    """Write the tables into the README."""
-    readme = ROOT / "README.md"
-    readme.write_text(filled(readme.read_text()))
+    """Write the tables into the README and the docs."""
+    for name in PAGES:
+        page = ROOT / name
+        page.write_text(filled(page.read_text()))
 
 
 if __name__ == "__main__":
