@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from factory.cli.terminal import as_json, say, table
+from factory.cli.terminal import plain, as_json, say, table
 
 Row = dict[str, Any]
 SHOWN = ("relative RMSE", "median bias", "CV", "slope", "change of bias", "sigmoid slope", "absolute bias", "one slice")
@@ -31,7 +31,7 @@ def studied(system: str, names: Sequence[str], networks: Sequence[str], out: Pat
     for name in there if "all" in names else names:
         taken = {key: value for key, value in sizes.items() if key in _parameters(there[name])}
         rows, figure = there[name](networks, track=_silent if json else _track, **taken)
-        (out / f"{name}.json").write_text(json_text.dumps(rows, indent=1) + "\n")
+        (out / f"{name}.json").write_text(json_text.dumps(plain(rows), indent=1, allow_nan=False) + "\n")
         report.save(figure, out / f"{name}.png")
         every += rows
         if not json:

@@ -62,20 +62,20 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]], rig
 
 def as_json(value: object) -> None:
     """JSON on standard output, ASCII only; what JSON cannot hold (NaN, infinity) becomes null."""
-    print(json.dumps(_plain(value), indent=1))
+    print(json.dumps(plain(value), indent=1))
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
+        return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(entry) for entry in value]
+        return [plain(entry) for entry in value]
     if hasattr(value, "tolist"):
-        return _plain(value.tolist())
+        return plain(value.tolist())
     if isinstance(value, float) and not math.isfinite(value):
         return None
     if isinstance(value, complex):
-        return [_plain(value.real), _plain(value.imag)]
+        return [plain(value.real), plain(value.imag)]
     return value if value is None or isinstance(value, bool | int | float | str) else str(value)
 
 

@@ -25,7 +25,8 @@ def phantom(networks: Sequence[str], quantity: str = "t1", *, snr: float = 30, c
             track: Track = untracked) -> tuple[list[Row], Any]:  # fmt: skip
     """Bias and variation in each sphere, and their means over the spheres within the range of the times."""
     name, tuning = PHANTOMS[quantity]
-    recipe = load(name, set={"draw.sigma.constant": f"{REFERENCE / snr:.9g}"}, samples={"test": count})
+    settings = {"draw.sigma.constant": f"{REFERENCE / snr:.9g}", "splits.test.levels.noise": str(count)}
+    recipe = load(name, set=settings)
     data = flat(floor.make(recipe, "test", 0, count))
     other = at_snr(judged_on(tuning, 64, 2, heads=0)[1], snr)
     time = data[time_of(data)].to_numpy()

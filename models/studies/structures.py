@@ -127,7 +127,7 @@ def across(tissue: Any) -> list[tuple[Floats, Floats]]:
     smooth = ndimage.gaussian_filter((tissue == WHITE_MATTER).astype(float), 1.5)
     down, right = np.gradient(smooth)
     steep = np.hypot(down, right)
-    good = ndimage.minimum_filter(np.isin(tissue, (GREY_MATTER, WHITE_MATTER)), size=7) & (abs(smooth - 0.5) < 0.12)
+    good = ndimage.minimum_filter(np.isin(tissue, (GREY_MATTER, WHITE_MATTER)), size=7) & (abs(smooth - 0.5) < 0.15)
     order = np.argwhere(good)[np.argsort(-steep[good], kind="stable")]
     chosen: list[Any] = []
     for place in order:
@@ -140,7 +140,7 @@ def across(tissue: Any) -> list[tuple[Floats, Floats]]:
 
 
 def steepness(one: Floats, line: tuple[Floats, Floats]) -> float:
-    """|nu| of V / (1 + exp(-nu (x - x0))) + b along a line; nan where no sigmoid fits."""
+    """|nu| of V / (1 + exp(-nu (x - x0))) + b along a line, at most 6."""
     x = np.linspace(-REACH, REACH, len(line[0]))
     y = ndimage.map_coordinates(one, np.array(line), order=1, mode="nearest")
 
