@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LRScheduler
 Batch = Mapping[str, Tensor]
 Row = dict[str, Any]
 Shapes = Mapping[str, tuple[int, ...]]
-NO_SYSTEMS = ("cards", "layers", "series", "training", "weights")  # files of models/ that hold no card
+NO_SYSTEMS = ("cards", "estimation", "layers", "training", "weights")  # files of models/ that hold no card
 
 
 class TrainingError(ValueError):

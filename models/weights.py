@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from models.cards import Row, Shapes, Stage, System, Task, TrainingError
 
 FORMAT = "mr-factory weights 1"
-SHIPPED = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parent / "checkpoints"
 WEIGHTS, CURVE, RESUME = "weights.safetensors", "curve.jsonl", "resume.ckpt"
 
 
@@ -49,15 +49,20 @@ def read(path: str | os.PathLike[str]) -> tuple[dict[str, Tensor], dict[str, obj
 
 
 def shipped(system: str) -> Path:
-    """The weights of a system that come with the package."""
-    found = SHIPPED / f"{system}.safetensors"
-    if not found.is_file():
-        there = ", ".join(sorted(one.stem for one in SHIPPED.glob("*.safetensors"))) or "none"
+    """The weights that come with the package for a system.
+
+    Raises
+    ------
+    TrainingError
+        None do; the sentence names the systems that have some.
+    """
+    known = {path.stem: path for path in sorted(CHECKPOINTS.glob("*.safetensors"))}
+    if system not in known:
         raise TrainingError(
-            f"no weights of {system} come with the package (there are: {there}); train it with "
-            f"`factory train {system}` and name the weights file."
+            f"no weights of {system} ship with the package (there are {', '.join(known) or 'none'}); "
+            f"train some (factory train {system} STORE) and name the file (--weights runs/{system}/{WEIGHTS})."
         )
-    return found
+    return known[system]
 
 
 def fill(network: nn.Module, tensors: Mapping[str, Tensor], source: object, *, partly: bool = False) -> None:

@@ -491,7 +491,7 @@ def test_real_nifti_nrrd_and_probability_maps() -> None:
         ("koma__contracting_ring.phantom", "no 2-D or 3-D array"),
         ("mrilab__WaterFatPhantom.mat", "no 2-D or 3-D array"),
         ("susc__SusceptibilityValues.mat", "no 2-D or 3-D array"),
-        ("ants__r16slice.jpg", "no known format"),
+        ("ants__r16slice.jpg", "holds no labels"),
         ("dipy__t1_coronal_slice.npy", "holds no labels"),
         ("sct__mtr.nii.gz", "holds no labels"),
     ],
@@ -499,3 +499,13 @@ def test_real_nifti_nrrd_and_probability_maps() -> None:
 def test_real_files_without_labels(name: str, sentence: str) -> None:
     with pytest.raises(FileError, match=sentence):
         read_labels(ANATOMY / name)
+
+
+def test_a_far_offset_does_not_say_how_much_is_unpacked(tmp_path: Path) -> None:
+    header = nibabel.Nifti1Header()
+    header["magic"] = b"n+1"
+    header.set_data_shape((64, 64, 2))
+    header["vox_offset"] = 2e10
+    (tmp_path / "far.nii.gz").write_bytes(gzip.compress(header.binaryblock + bytes(2**25), 1))
+    with pytest.raises(FileError, match="begin at byte 20000000000"):
+        read_labels(tmp_path / "far.nii.gz")

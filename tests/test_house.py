@@ -23,7 +23,7 @@ STOREYS = [
     {"step"},
     {"physics"},
     {"recipe"},
-    {"floor"},
+    {"floor", "series"},
     {"virtual", "store"},
     {"order"},
     {"stream"},

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from factory.cli.terminal import plain, as_json, say, table
+from factory.cli.terminal import as_json, plain, say, table
 
 Row = dict[str, Any]
 SHOWN = ("relative RMSE", "median bias", "CV", "slope", "change of bias", "sigmoid slope", "absolute bias", "one slice")

@@ -293,21 +293,21 @@ def _cerebrum(x: float, y: float, z: float) -> float:
     floor = -18.0 - z
     dome = -_either(-dome, -floor, 10.0)
     temporal = _ellipsoid(ax - 36.0, y - 2.0, z + 24.0, 21.0, 46.0, 22.0)
-    return _either(dome, temporal, 8.0)
+    return float(_either(dome, temporal, 8.0))
 
 
 @njit(**_OPTIONS)
 def _cerebellum(x: float, y: float, z: float) -> float:
     lobe = _ellipsoid(abs(x) - 24.0, y + 50.0, z + 39.0, 27.0, 27.0, 20.0)
     vermis = _ellipsoid(x, y + 48.0, z + 36.0, 18.0, 23.0, 21.0)
-    return _either(lobe, vermis, 8.0)
+    return float(_either(lobe, vermis, 8.0))
 
 
 @njit(**_OPTIONS)
 def _cavity(x: float, y: float, z: float) -> float:
     """Signed distance to the inside of the skull."""
     vault = _either(_cerebrum(x, y, z) - 3.5, _cerebellum(x, y, z) - 3.0, 10.0)
-    return _either(vault, _tube(x, y, z, _BRAINSTEM) - 3.0, 6.0)
+    return float(_either(vault, _tube(x, y, z, _BRAINSTEM) - 3.0, 6.0))
 
 
 @njit(**_OPTIONS)
@@ -315,7 +315,7 @@ def _scalp(x: float, y: float, z: float) -> float:
     """Signed distance to the surface of head, face and neck."""
     head = _ellipsoid(x, y, z + 3.0, 79.5, 97.0, 81.0)
     face = _ellipsoid(x, y - 38.0, z + 62.0, 56.0, 62.0, 62.0)
-    return _either(_either(head, face, 20.0), _tube(x, y, z, _NECK), 20.0)
+    return float(_either(_either(head, face, 20.0), _tube(x, y, z, _NECK), 20.0))
 
 
 @njit(**_OPTIONS)

@@ -68,5 +68,5 @@ def discs(
             angle = turn + 2 * np.pi * ring[2] / ring[1]
             cy, cx = ring[0] * sin_array(angle), ring[0] * cos_array(angle)
             one[(y - cy) ** 2 + (x - cx) ** 2 < 0.17**2] = k + 1
-    values = [np.array([0.0, *v], np.float32)[sphere] for v in (t1, t2)]
-    return Discs(sphere, *values, np.float32(amplitude) * (sphere > 0))
+    slow, fast = (np.array([0.0, *values], np.float32)[sphere] for values in (t1, t2))
+    return Discs(sphere, slow, fast, np.float32(amplitude) * (sphere > 0))

@@ -11,6 +11,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BytesIO
 from math import prod
@@ -26,6 +27,7 @@ _STEP = 2**20  # bytes unpacked at a time: they stay in the cache, several times
 MAX_BYTES = 256 * 1024 * 1024  # of a file, packed or unpacked; a head at 0.5 mm has 57 million voxels
 MAX_UNCLAIMED = MAX_BYTES // 2  # unpacked, where no header of the whole file says beforehand how much will come
 MAX_ENTRIES = 10_000  # variables, links or attributes of one file
+_MAX_OFFSET = 16 * 2**20  # bytes of a NIfTI file's header with its extensions
 _GZIP, _PIECE = b"\x1f\x8b", 65536
 _BRAINWEB = {181 * 217 * 181: (181, 217, 181), 362 * 434 * 362: (362, 434, 362)}  # its raw files have no header
 
@@ -47,17 +49,52 @@ def arrays_of(path: Path, shape: tuple[int, ...] | None = None) -> dict[str, Arr
     FileError
         No regular file, too large, of no known format, damaged, or without such an array.
     """
-    try:
+    with _named(path):
         found = _decoded(path, shape)
+        if not found:
+            raise FileError("holds no 2-D or 3-D array of numbers")
+        return found
+
+
+def nifti_of(path: Path, limit: int = MAX_BYTES) -> tuple[Array, Any]:
+    """The array of a NIfTI file as it is stored, and its header (a nibabel one, whose scale is not yet applied).
+
+    Parameters
+    ----------
+    path : the file, .nii or .nii.gz
+    limit : bytes of the file, packed and unpacked
+
+    Raises
+    ------
+    FileError
+        No regular file, too large, no NIfTI, damaged, or without plain numbers.
+    """
+    with _named(path):
+        data = read_bytes(path, limit)
+        packed = data[:2] == _GZIP
+        head = _unzipped(data, 31, 1024, cut=True) if packed else data[:1024]
+        if not _is_nifti(head):
+            raise FileError("is no NIfTI file; convert the images to .nii or .nii.gz (DICOM: dcm2niix)")
+        size = _nifti_size(head, limit)
+        data = _unzipped(data, 31, size, cut=True) if packed else data
+        header = _nifti_header(head)
+        dtype = _plain_numbers(header.get_data_dtype())
+        header.get_slope_inter()  # raises where it is damaged
+        shape = tuple(map(int, header.get_data_shape()))
+        return _view(data, int(header.get_data_offset()), shape, dtype, "F", limit), header
+
+
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Whatever goes wrong inside becomes a FileError that names the file."""
+    try:
+        yield
     except FileError as error:
         raise FileError(f"{shown(path.name)} {error}") from None
     except OSError as error:
         raise FileError(f"{shown(path.name)} cannot be read: {_reason(error)}") from None
     except Exception as error:  # a damaged file can make a decoder fail in any way, and none may end the program
         raise FileError(f"{shown(path.name)} is damaged: {_reason(error)}") from None
-    if not found:
-        raise FileError(f"{shown(path.name)} holds no 2-D or 3-D array of numbers")
-    return found
 
 
 def _reason(error: Exception) -> str:
@@ -102,19 +139,20 @@ def _unzipped(data: Any, window: int, limit: int, cut: bool = False) -> bytes:
     return bytes(out)
 
 
-def _claimed(shape: tuple[int, ...], itemsize: int) -> int:
+def _claimed(shape: tuple[int, ...], itemsize: int, limit: int = MAX_BYTES) -> int:
     """The bytes of an array that a header describes; FileError if they are none or too many."""
     if not 1 <= len(shape) <= 8 or min(shape) < 1:
         raise FileError(f"claims an array of shape {shape}")
     size = prod(int(n) for n in shape) * itemsize
-    if size > MAX_BYTES:
-        raise FileError(f"claims an array of shape {shape}, {size} bytes; at most {MAX_BYTES} are read")
+    if size > limit:
+        raise FileError(f"claims an array of shape {shape}, {size} bytes; at most {limit} are read")
     return size
 
 
-def _view(data: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C") -> Array:
+def _view(data: Any, offset: int, shape: tuple[int, ...], dtype: np.dtype[Any], order: Any = "C",
+          limit: int = MAX_BYTES) -> Array:
     """An array of ``data``, not copied."""
-    size = _claimed(shape, dtype.itemsize)
+    size = _claimed(shape, dtype.itemsize, limit)
     if offset < 0 or offset + size > len(data):
         raise FileError(f"is cut off: an array of {size} bytes begins at byte {offset} of {len(data)}")
     return np.frombuffer(data, dtype, prod(shape), offset).reshape(shape, order=order)
@@ -195,21 +233,27 @@ def _nifti_header(data: bytes) -> Any:
     return kind(data[:length], check=True)
 
 
-def _nifti_size(data: bytes) -> int:
+def _plain_numbers(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    if dtype.kind not in "iuf":
+        raise FileError(f"holds {visible(str(dtype))[:60]}, not plain numbers")
+    return dtype
+
+
+def _nifti_size(data: bytes, limit: int = MAX_BYTES) -> int:
     """How many bytes a NIfTI file claims to have; 0 if this is none."""
     if not _is_nifti(data):
         return 0
     header = _nifti_header(data)
     offset = int(header.get_data_offset())
-    return _claimed(tuple(map(int, header.get_data_shape())), header.get_data_dtype().itemsize) + max(offset, 0)
+    if offset > _MAX_OFFSET:  # or a short file could claim that much to unpack
+        raise FileError(f"says that its voxels begin at byte {offset}; at most {_MAX_OFFSET} are skipped")
+    return _claimed(tuple(map(int, header.get_data_shape())), header.get_data_dtype().itemsize, limit) + max(offset, 0)
 
 
 def _nifti(data: bytes, stem: str) -> dict[str, Array]:
     """Voxel (i, j, k) of the file is [k, j, i] here; the file's axes are not turned."""
     header = _nifti_header(data)
-    dtype, shape = header.get_data_dtype(), tuple(map(int, header.get_data_shape()))
-    if dtype.kind not in "iuf":
-        raise FileError(f"holds {visible(str(dtype))[:60]}, not plain numbers")
+    dtype, shape = _plain_numbers(header.get_data_dtype()), tuple(map(int, header.get_data_shape()))
     array = _slices(_view(data, int(header.get_data_offset()), shape[::-1], dtype))
     slope, intercept = header.get_slope_inter()
     if (slope, intercept) not in ((None, None), (1.0, 0.0)):
@@ -492,12 +536,12 @@ def _mgh(data: bytes, stem: str) -> dict[str, Array]:
 
 
 def _jpeg(data: bytes, stem: str) -> dict[str, Array]:
-    """The brightness of a picture, one slice."""
+    """The brightness of a picture, one slice; floats, because lossy brightness is no label."""
     from PIL import Image
 
     with Image.open(BytesIO(data), formats=["JPEG"]) as picture:
         _claimed((picture.height, picture.width), 4)
-        return {stem: _slices(np.asarray(picture.convert("L")))}
+        return {stem: _slices(np.asarray(picture.convert("L"), np.float32))}
 
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], dict[str, Array]]], ...] = (
