@@ -536,12 +536,12 @@ def _mgh(data: bytes, stem: str) -> dict[str, Array]:
 
 
 def _jpeg(data: bytes, stem: str) -> dict[str, Array]:
-    """The brightness of a picture, one slice; floats, because lossy brightness is no label."""
+    """The brightness of a picture in 0..1, one slice; no label, because JPEG changes numbers."""
     from PIL import Image
 
     with Image.open(BytesIO(data), formats=["JPEG"]) as picture:
         _claimed((picture.height, picture.width), 4)
-        return {stem: _slices(np.asarray(picture.convert("L"), np.float32))}
+        return {stem: _slices(np.asarray(picture.convert("L"), np.float32) / np.float32(255))}
 
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], dict[str, Array]]], ...] = (
