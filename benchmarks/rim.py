@@ -149,8 +149,8 @@ def training(rim: str, resnet: str) -> list[dict[str, Any]]:
 
 CARD = """# {system}
 
-Weights of the system `{system}` (recurrent inference machine, Sabidussi 2021, doi:10.1016/j.media.2021.102220), trained by
-`factory train {system} STORE --steps {steps}` on {steps} batches of {batch} samples.
+Weights of the system `{system}` (recurrent inference machine, Sabidussi 2021, doi:10.1016/j.media.2021.102220),
+trained by `factory train {system} STORE --steps {steps}` on {steps} batches of {batch} samples.
 
 | | |
 |---|---|

@@ -103,7 +103,7 @@ def test_list(what: str, word: str) -> None:
 def test_list_refuses_what_it_does_not_know() -> None:
     result = run("list", "networks")
     assert result.exit_code == 2
-    assert "recipes, steps, distributions, systems" in result.output
+    assert "recipes, steps, distributions, tissues, systems" in result.output
 
 
 def test_check_says_ok_or_all_faults(recipe: Path, tmp_path: Path) -> None:

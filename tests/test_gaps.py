@@ -54,3 +54,51 @@ def test_check_warns_of_the_t2_of_the_paper_and_passes():
     assert data["ok"]
     assert not [text for text in data["warnings"] if text.startswith("t2")]
     assert json.loads(CliRunner().invoke(app, ["check", "cpmg_t2", "--json"]).output)["warnings"] == []
+
+
+@pytest.mark.parametrize("subjects", [4, 8, 20, 60])
+def test_few_subjects_leave_ranges_empty_by_chance(subjects):
+    """Log-uniform means of a few subjects, with 2 % inside each: the range is covered, by too few."""
+    claimed = 0
+    for seed in range(100):
+        random = np.random.default_rng(seed)
+        means = np.exp(random.uniform(np.log(0.02), np.log(2.5), subjects))
+        values = means[:, None] * (1 + 0.02 * random.normal(size=(subjects, 400)))
+        claimed += gap(values, subjects) is not None
+    assert claimed <= 4
+    assert gap(mixture((0.1, 0.01), (2.0, 0.1)), 60) is not None
+
+
+SMALL = """
+about: a recipe
+seed: 7
+splits: {train: LEVELS}
+draw:
+  t1: {uniform: [300 ms, 3 s]}
+  t2: {uniform: [10 ms, t1]}
+  b1: {constant: 1}
+  sigma: {loguniform: [0.005, 0.05]}
+chain:
+  - epg.cpmg: {spacing: 8 ms, n_echo: 8}
+  - noise.rician: {as: {measured: noisy}}
+keep: [noisy, t2]
+"""
+
+
+@pytest.mark.parametrize("levels", ["{samples: 24}", "{levels: {subject: 4, scan: 6}}"])
+@pytest.mark.parametrize("corner", ["", "corner: {n_echo: 4, samples: 6}\n"])
+def test_a_sound_recipe_passes_with_any_corner_or_none(tmp_path, levels, corner):
+    path = tmp_path / "r.yaml"
+    path.write_text(SMALL.replace("LEVELS", levels) + corner)
+    said = CliRunner().invoke(app, ["check", str(path), "--json"])
+    assert said.exit_code == 0, said.output
+    assert json.loads(said.output)["warnings"] == []
+
+
+def test_a_recipe_of_which_no_sample_can_be_made_is_warned_of():
+    said = CliRunner().invoke(app, ["check", "rim_t1", "--json", "--set", "draw.tissue_t1.per_tissue.csf=null"])
+    assert said.exit_code == 1  # null stands for no distribution
+    rows = "{at: patch, per_tissue: {table: brainweb, column: t1}}"
+    said = CliRunner().invoke(app, ["check", "rim_t1", "--json", "--set", f"draw.tissue_t1={rows}"])
+    assert said.exit_code == 0
+    assert "no sample can be made: tissue.relaxation: the map holds" in json.loads(said.output)["warnings"][0]

@@ -13,6 +13,7 @@ import h5py
 import nibabel
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.io import netcdf_file
 
 from factory import floor
@@ -149,3 +150,26 @@ def test_freesurfer_labels_through_a_recipe(tmp_path: Path) -> None:
     assert found.arrays[0].shape == (4, 12, 12)
     made = floor.make(recipe, "train", 0, 20)
     assert {TISSUES[k] for k in np.unique(made.tissue)} >= {"csf", "grey_matter", "white_matter", "lesion"}
+
+
+def test_no_more_of_a_freesurfer_file_is_unpacked_than_its_header_claims(tmp_path: Path) -> None:
+    nibabel.save(nibabel.MGHImage(labels().T, np.eye(4)), tmp_path / "a.mgh")
+    (tmp_path / "a.mgz").write_bytes(gzip.compress((tmp_path / "a.mgh").read_bytes() + bytes(160 * 2**20), 1))
+    (array,) = arrays_of(tmp_path / "a.mgz").values()
+    np.testing.assert_array_equal(array, labels())
+
+
+def test_a_jpeg_is_an_intensity_and_bounded(tmp_path: Path) -> None:
+    Image.fromarray(np.full((16, 24, 3), 51, np.uint8)).save(tmp_path / "a.jpg")
+    (array,) = arrays_of(tmp_path / "a.jpg").values()
+    assert array.shape == (1, 16, 24)
+    np.testing.assert_allclose(array, 0.2, atol=0.01)
+    with pytest.raises(FileError, match="holds no labels"):
+        read_labels(tmp_path / "a.jpg")
+    body = (tmp_path / "a.jpg").read_bytes()
+    place = body.index(b"\xff\xc0") + 5
+    for side, sentence in [(10_000, "claims an array of shape"), (65_500, "exceeds limit")]:
+        size = side.to_bytes(2, "big")
+        (tmp_path / "b.jpg").write_bytes(body[:place] + size + size + body[place + 4 :])
+        with pytest.raises(FileError, match=sentence):
+            arrays_of(tmp_path / "b.jpg")

@@ -143,3 +143,67 @@ def test_label_tables_name_tissues() -> None:
         "white_matter", "white_matter", "grey_matter", "grey_matter", "grey_matter", "grey_matter", "lesion",
         "white_matter", "csf",
     ]  # fmt: skip
+
+
+def test_t1_of_no_tissue_falls_with_the_field() -> None:
+    for low, high in pairwise(("1.5T", "3T", "7T")):
+        for tissue in set(tissue_tables()[low]) & set(tissue_tables()[high]):
+            t1 = [convert(tissue_tables()[name][tissue].values["t1"].mean, "s") for name in (low, high)]
+            assert t1[0] < t1[1], tissue
+
+
+def test_wrong_names_are_told_once_and_with_the_nearest(tmp_path: Path) -> None:
+    for t1, sentence in [
+        ("{table: branweb, column: t1}", "'branweb' is no table of tissues; did you mean 'brainweb'?; it is one of"),
+        ("{table: [3T], column: t1}", "a list is no table of tissues"),
+        ("{table: 3T, column: t2star}", "'t2star' is no column of tissues; did you mean 't2_star'?"),
+        ("{column: t1}", "per_tissue.table: is missing"),
+        ("{tabel: 3T}", "did you mean 'table'?"),
+    ]:
+        with pytest.raises(RecipeError) as found:
+            load(recipe(tmp_path, t1))
+        assert sentence in str(found.value)
+        assert "\n" not in str(found.value)
+        assert "Node(" not in str(found.value)
+
+
+def test_null_takes_a_tissue_out(tmp_path: Path) -> None:
+    text = load(recipe(tmp_path, "{table: 3T, column: t1, lesion: null}")).text
+    assert text.count("lesion") == 2
+
+
+LABELS = """
+about: slices of labels
+seed: 3
+files: {anatomy: head.npy}
+splits: {train: {samples: 4}, test: {samples: 4, chain: {anatomy.labels: {table: koma}}}}
+chain: [anatomy.labels: {volumes: anatomy, table: koma}]
+keep: [head]
+"""
+
+
+def test_a_split_may_name_a_table_of_labels_and_rows_beside_it_win(tmp_path: Path) -> None:
+    np.save(tmp_path / "head.npy", np.array([[0, 23, 46], [70, 93, 232]], np.uint8))
+    path = tmp_path / "r.yaml"
+    path.write_text(LABELS.replace("table: koma}]", "table: {table: koma, 232: csf}}]"))
+    made = load(path)
+    np.testing.assert_array_equal(floor.make(made, "train", 0, 1)["head"][0], [[0, 1, 2], [3, 4, 1]])
+    np.testing.assert_array_equal(floor.make(made, "test", 0, 1)["head"][0], [[0, 1, 2], [3, 4, 7]])
+    for table, sentence in [("comma", "'comma' is no table of labels; did you mean 'koma'?"), ("3", "3 is no table"),
+                            ("{table: koma, 5: gm}", "'gm' is no tissue")]:
+        path.write_text(LABELS.replace("anatomy, table: koma", f"anatomy, table: {table}"))
+        with pytest.raises(RecipeError) as found:
+            load(path)
+        assert sentence in str(found.value)
+        assert "\n" not in str(found.value)
+
+
+def test_the_table_of_sabidussi_is_what_rim_t1_draws() -> None:
+    assert all("t2_star" not in row.values for row in tissue_tables()["sabidussi"].values())
+    for draw, column in [("tissue_t1", "t1"), ("tissue_t2", "t2"), ("tissue_amplitude", "amplitude")]:
+        rows = f"{{at: patch, per_tissue: {{table: sabidussi, column: {column}}}}}"
+        made, usual = (load("rim_t1", set=one).splits["train"].draw for one in ({f"draw.{draw}": rows}, {}))
+        for ours, theirs in zip(made, usual, strict=True):
+            assert ours == theirs
+    with pytest.raises(RecipeError, match="'t2_star' is no column of tissues"):
+        load("rim_t1", set={"draw.tissue_t2": "{at: patch, per_tissue: {table: sabidussi, column: t2_star}}"})

@@ -83,10 +83,11 @@ def systems() -> list[Row]:
 
 def tissues() -> list[Row]:
     """Every table of tissues that a recipe may name, row by row, with where it is from."""
-    from factory.recipe.tables import tissue_tables
+    from factory.recipe.tables import COLUMNS, tissue_tables
 
     return [
-        {"table": name, "tissue": tissue, **{key: " +- ".join(filter(None, one)) for key, one in row.values.items()},
+        {"table": name, "tissue": tissue,
+         **{key: " +- ".join(filter(None, row.values.get(key, ()))) for key in COLUMNS},
          "tag": row.tag, "source": row.source}
         for name, rows in tissue_tables().items() for tissue, row in rows.items()
     ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from time import monotonic
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -13,10 +15,10 @@ from factory.cli.choices import AsJson, Counts, Settings, is_store, recipe_of, r
 from factory.cli.terminal import as_json, clean, extent, say, size, table, unit
 
 if TYPE_CHECKING:
-    from factory.recipe import Recipe
+    from factory.recipe import Recipe, Split
 
 MANY = 10_000  # samples behind a histogram
-LOOKED_AT, MANY_BYTES = 400, 2**26  # samples, and bytes, that are looked at for gaps
+LOOKED_AT, MANY_BYTES, SECONDS = 400, 2**26, 2.0  # samples, bytes and time that are looked at for gaps
 RecipeName = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe's name, or a path with a / or .yaml.")]
 Source = Annotated[str, typer.Argument(metavar="RECIPE|STORE", help="A recipe's name or path, or a store's folder.")]
 
@@ -46,28 +48,66 @@ def check(recipe: RecipeName, set_: Settings = None, samples: Counts = None, jso
 
 def gaps_of(name: str, set_: list[str] | None) -> list[str]:
     """A sentence for each kept map or drawn number with an empty range between two modes, from the recipe's corner."""
-    from factory import floor
+    import numpy as np
+
     from factory.cli.choices import settings
     from factory.gaps import gap
     from factory.recipe import load
 
-    levels = [level for level, _ in next(iter(load(name, set=settings(set_)).splits.values())).levels]
-    few = {f"corner.levels.{level}": "50" if k == 0 else "1" for k, level in enumerate(levels[1:])}
-    small = load(name, set=settings(set_) | {"corner.samples": str(LOOKED_AT)} | few, corner=True)
-    split, plan = next(iter(small.splits.items()))
-    count = max(1, min(plan.samples, MANY_BYTES // max(1, plan.sample_bytes)))
-    made = floor.make(small, split, 0, count)
+    try:
+        made, plan = _glance(load(name, set=settings(set_), corner=True))
+    except ValueError as error:
+        return [f"no sample can be made: {error}"]
     sentences = []
-    for variable, values in made.data_vars.items():
-        found = None if values.dtype.kind != "f" or set(values.dims) & set(made.coords) else gap(values.to_numpy())
+    for variable, parts in made.items():
+        values = np.concatenate([part.to_numpy() for part in parts])
+        skip = values.dtype.kind != "f" or set(parts[0].dims) & set(parts[0].coords)
+        found = None if skip else gap(values, -(-len(values) // plan.strides[_outermost(variable, plan)]))
         if found is not None:
-            edges = f"{found.low:.3g} and {found.high:.3g} {clean(values.attrs['units'])}"
+            edges = f"{found.low:.3g} and {found.high:.3g} {unit(clean(parts[0].attrs['units']))}".rstrip()
             sentences.append(
                 f"{variable} has (almost) no value between {edges}, but {found.below:.0%} of its values below and "
                 f"{found.above:.0%} above: a network that learns it cannot tell what lies between; widen a "
                 "distribution, or add a tissue, so that the range is covered"
             )
     return sentences
+
+
+def _glance(recipe: Recipe) -> tuple[dict[str, list[Any]], Split]:
+    """Samples of the first split, 50 of each of 8 subjects, or fewer where they take long."""
+    from factory import floor
+
+    plan = next(iter(recipe.splits.values()))
+    counts = [LOOKED_AT, *([50] if len(plan.levels) > 1 else []), *[1] * (len(plan.levels) - 2)]
+    levels = tuple((level, count) for (level, _), count in zip(plan.levels, counts, strict=True))
+    plan = replace(plan, levels=levels, samples=max(1, min(LOOKED_AT, MANY_BYTES // max(1, plan.sample_bytes))))
+    small = replace(recipe, splits={plan.name: plan}, identity=f"a glance at {recipe.identity}")
+    made: dict[str, list[Any]] = {}
+    begun = monotonic()
+    for start in range(0, plan.samples, 50):
+        data = floor.make(small, plan.name, start, min(start + 50, plan.samples))
+        for name, values in data.data_vars.items():
+            made.setdefault(str(name), []).append(values)
+        if monotonic() - begun > SECONDS:
+            break
+    return made, plan
+
+
+def _outermost(name: str, plan: Split) -> int:
+    """The outermost level of the draws behind a variable: so many of its values are independent."""
+    wires = {out: set(link.wires.values()) for link in plan.chain for out in link.outputs.values()}
+    drawn = {one.name: one for one in plan.draw}
+    todo, seen, levels = [name], set(), [plan.level_of[name]]
+    while todo:
+        one = todo.pop()
+        if one in seen:
+            continue
+        seen.add(one)
+        if one in drawn:
+            levels.append(drawn[one].level)
+            todo += drawn[one].refs
+        todo += wires.get(one, ())
+    return min(levels)
 
 
 @app.command(epilog="Example:  factory show rim_t1     or, for a store:  factory show rim_t1.zarr --json")

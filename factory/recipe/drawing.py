@@ -101,7 +101,8 @@ def _distribution(
     legal = list(distribution.parameters)
     for key, child in entries.items():
         if key not in legal:
-            sentence = f"{distribution.name} has no parameter {key!r}{nearest(key, legal)} (it has {', '.join(legal)})"
+            near = nearest(key, [*legal, *(("table", "column") if distribution.name == "per_tissue" else ())])
+            sentence = f"{distribution.name} has no parameter {key!r}{near} (it has {', '.join(legal)})"
             faults.add(child, f"{place}.{key}", sentence)
     return distribution, entries
 

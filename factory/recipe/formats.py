@@ -9,6 +9,7 @@ Every reader returns arrays in the order (slice, row, column) under the name tha
 from __future__ import annotations
 
 import struct
+import warnings
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -112,7 +113,8 @@ def _decoded(path: Path, shape: tuple[int, ...] | None) -> dict[str, Array]:
     if reader is None and ending not in ("raw", "rawb", "raws"):
         raise FileError("is of no known format; write it as .mat, .nii, .mgz, .mnc, .npy, .nrrd or .raw")
     if packed:
-        data = _unzipped(data, 31, _nifti_size(head) or MAX_UNCLAIMED, cut=reader is _nifti)
+        claimed = _nifti_size(head) if reader is _nifti else _mgh_size(head) if reader is _mgh else 0
+        data = _unzipped(data, 31, claimed or MAX_UNCLAIMED, cut=claimed > 0)
     stem = name.partition(".")[0]
     return reader(data, stem) if reader is not None else {stem: _raw(data, shape)}
 
@@ -528,6 +530,12 @@ def _is_mgh(data: bytes) -> bool:
     return version == 1 and min(shape) >= 1 and kind in _MGH_TYPES
 
 
+def _mgh_size(data: bytes) -> int:
+    """How many bytes a FreeSurfer volume claims to have; what follows (tags, scan parameters) is not read."""
+    _, *shape, kind = struct.unpack_from(">6i", data)
+    return _claimed(tuple(shape), np.dtype(_MGH_TYPES[kind]).itemsize) + _MGH_HEADER
+
+
 def _mgh(data: bytes, stem: str) -> dict[str, Array]:
     """Voxel (i, j, k) of the file is [k, j, i] here; the file's axes are not turned."""
     _, *shape, kind = struct.unpack_from(">6i", data)
@@ -539,9 +547,11 @@ def _jpeg(data: bytes, stem: str) -> dict[str, Array]:
     """The brightness of a picture in 0..1, one slice; no label, because JPEG changes numbers."""
     from PIL import Image
 
-    with Image.open(BytesIO(data), formats=["JPEG"]) as picture:
-        _claimed((picture.height, picture.width), 4)
-        return {stem: _slices(np.asarray(picture.convert("L"), np.float32) / np.float32(255))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # the limit below is stricter
+        with Image.open(BytesIO(data), formats=["JPEG"]) as picture:
+            _claimed((picture.height, picture.width), 4)
+            return {stem: _slices(np.asarray(picture.convert("L"), np.float32) / np.float32(255))}
 
 
 _FORMATS: tuple[tuple[Callable[[bytes], bool], Callable[[bytes, str], dict[str, Array]]], ...] = (

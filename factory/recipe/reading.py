@@ -28,6 +28,7 @@ MAX_KEY = 128  # characters; a YAML reader looks no further than 1024 bytes for 
 MAX_DIGITS = 20
 MAX_FAULTS = 100  # that are told; a text with ten times as many is not read on
 MAX_SAID = 2000  # characters of a sentence; what is given may be as long as the text
+_TOO_DEEP = f"brackets or indents are nested more than {MAX_DEPTH} deep"
 _LOADER: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 # What is not here controls a terminal, is half a surrogate pair, or reorders or breaks lines where no eye sees it.
@@ -189,8 +190,10 @@ def read(source: Path | str | bytes, faults: Faults | None = None, origin: str =
     try:
         tree = _Reader(_text(source, own), origin, own).tree()
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        own.at(mark.line + 1 if mark else 1, "", f"this is not YAML: {getattr(error, 'problem', None) or error}")
+        mark, problem = getattr(error, "problem_mark", None), str(getattr(error, "problem", None) or error)
+        deep = "nesting depth" in problem  # newer libraries give up before we do
+        said = _TOO_DEEP if deep else f"this is not YAML: {problem}"
+        own.at(mark.line + 1 if mark else 1, "", said)
     except _Unreadable:
         pass
     found.take(own)
@@ -287,7 +290,7 @@ class _Reader:
 
     def _node(self, event: Any, place: str, depth: int, key_line: int = 0) -> Node:
         if depth > MAX_DEPTH and isinstance(event, yaml.CollectionStartEvent):
-            self._fault(event, "", f"brackets or indents are nested more than {MAX_DEPTH} deep")
+            self._fault(event, "", _TOO_DEEP)
             raise _Unreadable
         if isinstance(event, yaml.AliasEvent):
             self._fault(event, place, f"the alias *{event.anchor} is not allowed", "write the value out")

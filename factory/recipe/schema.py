@@ -103,7 +103,8 @@ def _constant(constant: Constant) -> Schema:
         "bool": {"type": "boolean"},
         "choice": {"enum": list(constant.choices)},
         "table": {"anyOf": [{"enum": list(label_tables())},
-                            {"type": "object", "additionalProperties": {"enum": list(TISSUES)}}]},
+                            {"type": "object", "additionalProperties": {"enum": list(TISSUES)},
+                             "properties": {"table": {"enum": list(label_tables())}}}]},
         "volumes": NAME,
     }
     return kinds[constant.kind] | {"title": str(constant)}
@@ -129,6 +130,7 @@ def _parameters(distribution: Distribution) -> Schema:
     required = tuple(k for k, p in distribution.parameters.items() if p.default is REQUIRED)
     entries = {key: _parameter(p) for key, p in distribution.parameters.items()}
     if distribution.name == "per_tissue":  # rows of a table, written out when the recipe is read
+        entries = {key: {"anyOf": [entry, {"type": "null"}]} for key, entry in entries.items()}
         entries |= {"table": {"enum": list(tissue_tables())}, "column": {"enum": list(COLUMNS)}}
     named = _object(entries, required)
     if distribution.name == "empirical":
