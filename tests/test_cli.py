@@ -309,10 +309,10 @@ def test_the_demo_tells_its_story_and_goes_on(tmp_path: Path, monkeypatch: pytes
     words = ["demo", "--out", tmp_path / "demo", "--minutes", 0.01, "--threads", 1, *tiny()]
     first = run(*words)
     assert first.exit_code == 0, first.stderr
-    for name in ("gallery.png", "curve.png", "maps.png"):
+    for name in ("gallery.png", "curve.png", "maps.png", "maps_shipped.png"):
         assert is_picture(tmp_path / "demo" / name), name
     assert "white matter: T1 error RIM" in first.stdout
-    assert [f"[{n}/5]" in first.stdout for n in range(1, 6)] == [True] * 5
+    assert [f"[{n}/6]" in first.stdout for n in range(1, 7)] == [True] * 6
     weights = (tmp_path / "demo/run/weights.safetensors").read_bytes()
     again = run(*words)
     assert "all were there already" in again.stdout

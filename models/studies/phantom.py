@@ -28,7 +28,7 @@ def phantom(networks: Sequence[str], quantity: str = "t1", *, snr: float = 30, c
     settings = {"draw.sigma.constant": f"{REFERENCE / snr:.9g}", "splits.test.levels.noise": str(count)}
     recipe = load(name, set=settings)
     data = flat(floor.make(recipe, "test", 0, count))
-    other = at_snr(judged_on(tuning, 64, 2, heads=0)[1], snr)
+    other = at_snr(judged_on(tuning, 40, 2, heads=0)[1], snr)
     time = data[time_of(data)].to_numpy()
     sphere, truth = data["sphere"].to_numpy()[0], data[quantity].to_numpy()[0].astype(np.float64)
     rows: list[Row] = []
