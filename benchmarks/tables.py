@@ -20,7 +20,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         holds = {None: "", True: "yes", False: "**no**"}[row["holds"]]
         target = row["target"].replace("<=", "≤").replace(">=", "≥")
-        lines.append(f"| {row['name']} | {row['value']:g} {row['unit']} | {target} | {holds} | {row['baseline']} |")
+        name = row["name"].replace("|", "\\|")
+        lines.append(f"| {name} | {row['value']:g} {row['unit']} | {target} | {holds} | {row['baseline']} |")
     return "\n".join(lines)
 
 
