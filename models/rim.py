@@ -65,6 +65,7 @@ class Mapper(Task):
     """
 
     label: ClassVar[str]
+    alone: ClassVar[bool] = False  # whether an estimate hangs on what else stands in its batch
     maps: tuple[str, ...]
 
     def __init__(self, rate: float) -> None:
@@ -222,6 +223,7 @@ class ResNet(Mapper):
     """
 
     label = "ResNet"
+    alone = True
 
     def __init__(
         self, maps: tuple[str, ...], images: int, widths: tuple[int, ...] = WIDTHS, rate: float = 3e-3

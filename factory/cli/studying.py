@@ -30,7 +30,7 @@ def studied(system: str, names: Sequence[str], networks: Sequence[str], out: Pat
     every: list[Row] = []
     for name in there if "all" in names else names:
         taken = {key: value for key, value in sizes.items() if key in _parameters(there[name])}
-        rows, figure = there[name](networks, track=_silent if json else _track, **taken)
+        rows, figure = there[name](networks, **taken, **({} if json else {"track": _track}))
         (out / f"{name}.json").write_text(json_text.dumps(plain(rows), indent=1, allow_nan=False) + "\n")
         report.save(figure, out / f"{name}.png")
         every += rows
@@ -45,10 +45,6 @@ def _parameters(study: Any) -> set[str]:
     import inspect
 
     return set(inspect.signature(study).parameters)
-
-
-def _silent(items: Iterable[Any], text: str) -> Iterable[Any]:
-    return items
 
 
 def _track(items: Iterable[Any], text: str) -> Iterable[Any]:

@@ -401,14 +401,11 @@ def _inside(x: float, y: float, z: float, cavity: float, form: Any, deep: float,
         sinus = abs(x) < 3.0 and cavity > -5.0 and (z > 20.0 or y < -40.0) and z > -30.0
         return (VESSEL if sinus else CSF), False
     central = _ellipsoid(x, y + 2.0, z - 3.0, 31.0, 36.0, 19.0) < 0.0
-    if central:
-        if _ventricle(x, y, z, form.ventricle):
-            return VENTRICLE, False
-        nucleus = _nucleus(x, y, z)
-        if nucleus != NOTHING:
-            return nucleus, False
-    elif _ventricle(x, y, z, form.ventricle):
+    if _ventricle(x, y, z, form.ventricle):
         return VENTRICLE, False
+    nucleus = _nucleus(x, y, z) if central else NOTHING
+    if nucleus != NOTHING:
+        return nucleus, False
     reach = min(26.0, max(8.0, form.reach + deep))
     if -e > reach and abs(x) > 3.0 and not 30.0 < abs(x) < 45.0:
         return WHITE, not central

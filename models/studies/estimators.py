@@ -23,6 +23,7 @@ Maps = dict[str, NDArray[np.float64]]
 Estimator = Callable[[xr.Dataset], Maps]
 TUNED = (1e1, 1e2, 1e3, np.inf)  # strengths of the prior on B, in units of sigma^-2, among which one is chosen
 AT_ONCE = 2**17  # voxels of a batch
+CONTROLS = ("constant map", "tissue-mean map")
 
 
 def time_of(data: xr.Dataset) -> str:
@@ -35,12 +36,12 @@ def network(path: str | os.PathLike[str]) -> Estimator:
     facts: Any = weights.read(path)[1]
     shapes = {name: tuple(size) for name, size in facts["shapes"].items()}
     task = weights.load(systems()[facts["system"]], path, shapes=shapes)
-    few = hasattr(task, "layers")  # normalised by the batch's own statistics: one slice a batch
+    alone = getattr(task, "alone", False)
 
     def estimate(data: xr.Dataset) -> Maps:
         time = time_of(data)
         signal = data["signal"].transpose("sample", time, "y", "x").to_numpy()
-        count = 1 if few else max(1, AT_ONCE // signal[0, 0].size)
+        count = 1 if alone else max(1, AT_ONCE // signal[0, 0].size)
         found: dict[str, list[NDArray[np.float64]]] = {}
         for start in range(0, len(signal), count):
             batch = {
@@ -91,7 +92,12 @@ def controls(quantity: str) -> dict[str, Estimator]:
             out[tissue == code] = truth[tissue == code].mean()
         return {quantity: out}
 
-    return {"constant map": constant, "tissue-mean map": mean}
+    return dict(zip(CONTROLS, (constant, mean), strict=True))
+
+
+def without_controls(found: Mapping[str, Estimator]) -> dict[str, Estimator]:
+    """The methods that look at the signal."""
+    return {name: one for name, one in found.items() if name not in CONTROLS}
 
 
 def estimators(networks: Sequence[str | os.PathLike[str]], validation: xr.Dataset) -> Mapping[str, Estimator]:

@@ -13,7 +13,7 @@ import numpy as np
 from factory import floor
 from factory.recipe import load
 from models.studies import pictures
-from models.studies.estimators import controls, estimators, time_of
+from models.studies.estimators import estimators, time_of, without_controls
 from models.studies.noise import Track, named, untracked
 from models.studies.slices import REFERENCE, at_snr, flat, judged_on
 from models.studies.statistics import Row, repeated
@@ -32,8 +32,8 @@ def phantom(networks: Sequence[str], quantity: str = "t1", *, snr: float = 30, c
     time = data[time_of(data)].to_numpy()
     sphere, truth = data["sphere"].to_numpy()[0], data[quantity].to_numpy()[0].astype(np.float64)
     rows: list[Row] = []
-    methods = [one for one in estimators(networks, other).items() if one[0] not in controls(quantity)]
-    for method, estimate in track(methods, "system phantom"):
+    methods = without_controls(estimators(networks, other))
+    for method, estimate in track(methods.items(), "system phantom"):
         maps = estimate(data)[quantity]
         spheres: list[tuple[float, float, float]] = []
         for number in range(1, int(sphere.max()) + 1):

@@ -11,7 +11,7 @@ import xarray as xr
 from scipy import ndimage, optimize, stats
 
 from models.studies import pictures
-from models.studies.estimators import controls, estimators
+from models.studies.estimators import estimators, without_controls
 from models.studies.noise import Track, named, untracked
 from models.studies.slices import GREY_MATTER, WHITE_MATTER, clean, one_slice
 from models.studies.statistics import Floats, Row, repeated
@@ -60,7 +60,7 @@ def blur(networks: Sequence[str], *, size: int = 128, count: int = 100, snr: flo
     data, other = one_slice(size, count, snr)
     masks = placed(data["tissue"].to_numpy()[0])
     scenarios = {"E1": data, "E2": with_structures(data, masks)}
-    methods = {name: one for name, one in estimators(networks, other).items() if name not in controls("t1")}
+    methods = without_controls(estimators(networks, other))
     rows: list[Row] = []
     for method, estimate in track(methods.items(), "blurriness"):
         maps = {scenario: estimate(one)["t1"] for scenario, one in scenarios.items()}
@@ -106,7 +106,7 @@ def sharpness(networks: Sequence[str], *, size: int = 128, snr: float = 30, trac
     """Slope of a sigmoid along lines across the border of grey and white matter, in each map and in the truth."""
     data, other = one_slice(size, 1, snr)
     lines = across(data["tissue"].to_numpy()[0])
-    methods = {name: one for name, one in estimators(networks, other).items() if name not in controls("t1")}
+    methods = without_controls(estimators(networks, other))
     maps = {"truth": data["t1"].to_numpy()[0].astype(np.float64)}
     for method, estimate in track(methods.items(), "sharpness"):
         maps[named(method)["method"]] = estimate(data)["t1"][0]

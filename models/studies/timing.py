@@ -10,7 +10,7 @@ import torch
 import xarray as xr
 
 from models.studies import pictures
-from models.studies.estimators import controls, estimators
+from models.studies.estimators import estimators, without_controls
 from models.studies.noise import Track, named, untracked
 from models.studies.slices import one_slice
 from models.studies.statistics import Row
@@ -27,7 +27,7 @@ def timing(networks: Sequence[str], *, size: int = 128, snr: float = 10, repeats
         data, other = one_slice(size, 1, snr)
         data = tiled(data, 256 // size)
         rows: list[Row] = []
-        methods = {name: one for name, one in estimators(networks, other).items() if name not in controls("t1")}
+        methods = without_controls(estimators(networks, other))
         for method, estimate in track(methods.items(), "timing"):
             estimate(data)
             seconds = min(timed(estimate, data) for _ in range(repeats))
