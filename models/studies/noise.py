@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -66,11 +66,11 @@ def bounds(slices: Sequence[xr.Dataset], facts: Row) -> Iterator[Row]:
 
 def noise(networks: Sequence[str], recipe: str = "rim_t1", *, size: int = 64, count: int = 100,
           snrs: Sequence[float] = SNRS, track: Track = untracked, heads: int = HEADS,
-          changes: Mapping[str, str] | None = None) -> tuple[list[Row], Any]:  # fmt: skip
+          ) -> tuple[list[Row], Any]:  # fmt: skip
     """Slices at several signal-to-noise ratios, `count` realisations each: bias and variation of every method."""
     rows: list[Row] = []
     boxes: dict[tuple[str, str, str, float], Row] = {}
-    made, spare = judged_on(recipe, size, count, heads, changes)
+    made, spare = judged_on(recipe, size, count, heads)
     for snr in track(snrs, "noise robustness"):
         slices, other = [at_snr(one, snr) for one in made], at_snr(spare, snr)
         facts = {"study": "noise", "snr": snr}
