@@ -73,19 +73,20 @@ def forms(draws: Draws, lesions: int = 0) -> list[Form]:
     return [_form(u[i], scale[i], nodes[i], folds[i], veins[i], sites[i, : counts[i]]) for i in range(draws.size)]
 
 
-def _form(u: Any, scale: Any, nodes: Any, folds: Any, veins: Any, sites: Any) -> Form:
+def _form(u: Any, size: Any, nodes: Any, folds: Any, veins: Any, sites: Any) -> Form:
     angles = (2 * u[:3] - 1) * np.array([0.17, 0.10, 0.10])  # nod, tilt, turn
     atrophy = u[6]  # wide sulci come with wide ventricles
+    scale = 0.99 * (1 + 0.022 * size[0]) * (1 + 0.018 * size[1:4])
     return Form(
         turn=_rotation(angles),
         shift=(2 * u[3:6] - 1) * np.array([4.0, 4.0, 3.0]),
-        scale=0.99 * (1 + 0.022 * scale[0]) * (1 + 0.018 * scale[1:4]),
+        scale=scale,
         lattice=nodes * _SPREAD[:, None, None, None] / 0.33,  # a cubic spline of white noise has a third of its spread
         folds=folds,
         veins=veins,
         gap=0.36 + 0.40 * atrophy,
         reach=14.0 + 4.0 * u[7],
-        ribbon=(2.85 + 0.3 * u[8]) * (1 + 0.03 * scale[0]),
+        ribbon=(3.01 + 0.12 * u[8]) * (1 + 0.3 * (scale.prod() - 0.97)),  # grey matter keeps up with a large head
         ventricle=(0.85 + 0.50 * atrophy) * (0.85 + 0.3 * u[11]),
         scalp=2.5 + 3.5 * u[9],
         bone=5.5 + 2.5 * u[10],
@@ -183,7 +184,7 @@ def _damage(sites: Any, voxel: float, out: Any) -> None:
     below = (part == ARBOR) | (part == STEM)
     # none of the first kind starts next to the cortex or the ventricle: its middle lies in white matter all around
     around = white & ((near > voxel) & (cortex > voxel) if voxel < 4.0 else white)
-    weights = around * (exp_array(-near / 8.0) + 0.05), white & (cortex <= 3.0), below
+    weights = around * (exp_array(-near / 5.0) + 0.005), white & (cortex <= 3.0), below
     chances = [np.cumsum(w.ravel().astype(np.float64)) for w in weights]
     for u in sites:
         chance = chances[0 if u[0] < 0.85 else 1 if u[0] < 0.95 else 2]
