@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.optimize import minimize_scalar
 from scipy.sparse import csc_array, diags_array, eye_array, kron
 from scipy.sparse.linalg import splu
 
@@ -19,7 +18,7 @@ from models.classical.voxels import Curve, fit_curves, profile_curves
 
 Floats = NDArray[np.float64]
 _ROUNDS = 5  # alternations between voxel fits and the map of B
-_ENOUGH_VOXELS = 8192  # determine one B
+_ENOUGH_VOXELS, _ROUGHLY_ENOUGH = 8192, 1024  # determine one B
 _LOW, _HIGH = 1.0, 2.0  # saturation and perfect inversion
 
 
@@ -181,18 +180,28 @@ def _roughness(height: int, width: int) -> csc_array:
 
 
 def _constant(rows: Floats, points: Floats, curve: Curve) -> float:
-    """The one B that fits a slice best: a grid over the profiled cost, then Brent's method around its minimum."""
+    """The one B that fits a slice best: a coarse grid, then Newton's method on the cost profiled over A and T1."""
     few = rows[np.any(rows != 0, 1)]
     few = np.ascontiguousarray(few[:: 1 + len(few) // _ENOUGH_VOXELS])
+    fewer = np.ascontiguousarray(few[:: 1 + len(few) // _ROUGHLY_ENOUGH])
 
-    def cost(b: float) -> float:
-        return float(fit_curves(few, points, curve, np.full(len(few), b))[:, 3].sum())
+    def fitted(some: Floats, b: float, size: int = 200) -> Floats:
+        return fit_curves(some, points, curve, np.full(len(some), b), size)
 
     trials = np.linspace(_LOW, _HIGH, 11)
-    best = trials[int(np.argmin([cost(b) for b in trials]))]
-    around = (max(best - 0.1, _LOW), min(best + 0.1, _HIGH))
-    found = minimize_scalar(cost, bounds=around, method="bounded", options={"xatol": 1e-4, "maxiter": 15})
-    return float(min((found.x, best, _HIGH), key=cost))
+    costs = [fitted(fewer, b, size=50)[:, 3].sum() for b in trials]
+    b, tried = float(trials[int(np.argmin(costs))]), {}
+    for _ in range(6):
+        found = fitted(few, b)
+        tried[b] = found[:, 3].sum()
+        slope, bend = (values.sum() for values in profile_curves(few, points, curve, found))
+        goal = float(np.clip(b - slope / bend, _LOW, _HIGH)) if bend > 0 else b
+        if abs(goal - b) < 1e-4:
+            break
+        b = goal
+    if _HIGH not in tried:
+        tried[_HIGH] = fitted(few, _HIGH)[:, 3].sum()
+    return min(tried, key=lambda b: float(tried[b]))
 
 
 def _smooth(series: Series, curve: Curve, smoothness: float) -> Floats:
