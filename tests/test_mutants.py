@@ -45,7 +45,7 @@ def mutated(step: Step, mutant: Any) -> Iterator[None]:
 
 
 gaussian, recovery = noise.gaussian.function, relaxation.inversion_recovery.function
-real_normal, real_key, real_encode, real_call = Draws.normal, Draws.key, commit.encode, floor._call
+real_normal, real_key, real_encode, real_call = Draws.normal, Draws.key, commit.encode_shard, floor._call
 
 
 def forgets_the_start(self: Draws, name: str, shape: tuple[int, ...] = ()) -> Any:
@@ -155,10 +155,10 @@ def test_store_catches_a_resume_that_forgets_what_is_done(recipe: Recipe, tmp_pa
 
 
 def test_one_truth_catches_a_store_that_rounds(recipe: Recipe, tmp_path: Path) -> None:
-    def rounding(document: Any, values: Any) -> bytes:
-        return real_encode(document, values.round(3) if values.dtype.kind == "f" else values)
+    def rounding(bulk: Any, values: Any) -> memoryview:
+        return real_encode(bulk, values.round(3) if values.dtype.kind == "f" else values)
 
-    with patch.object(commit, "encode", rounding), pytest.raises(AssertionError):
+    with patch.object(commit, "encode_shard", rounding), pytest.raises(AssertionError):
         laws.law_one_truth(recipe, tmp_path)
 
 

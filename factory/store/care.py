@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -12,9 +13,10 @@ import xarray as xr
 
 from factory.store.commit import standing
 from factory.store.errors import DamagedStore, IncompleteStore, NoStore, StoreError
+from factory.store.files import fault
 from factory.store.finish import read_manifest
 from factory.store.layout import Bulk, Coordinate, Layout, Scalar
-from factory.store.metadata import Root, read_document, read_root
+from factory.store.metadata import Document, Root, read_document, read_root
 from factory.units import Array
 
 NAMED = 5  # missing shards or files that a sentence names
@@ -102,15 +104,15 @@ def _split_status(store: str | Path, root: Root, name: str) -> SplitStatus:
                        tuple(missing))
 
 
-def plan_of(store: str | Path, root: Root, split: str) -> Layout:
-    """The layout of one split as the store's own metadata say it."""
+def plan_of(store: str | Path, root: Root, split: str, documents: Mapping[str, Document] | None = None) -> Layout:
+    """The layout of one split as the store's own metadata say it, or ``documents`` by the arrays' names."""
     facts = root.splits[split]
     bulk: dict[str, Bulk] = {}
     scalars: dict[str, Scalar] = {}
     coordinates: dict[str, Coordinate] = {}
     for name in facts["variables"]:
         path = Path(store, split, name, "zarr.json")
-        document = read_document(path)
+        document = read_document(path) if documents is None else documents[name]
         try:
             item = _item(name, document, facts["per_shard"])
         except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
@@ -166,13 +168,10 @@ def check(plan: Layout) -> None:
     shards = ((plan.file(name, k), size) for k in range(plan.shards) for name, size in plan.sizes(k).items())
     wrong: list[str] = []
     for path, size in chain(files, shards):
-        try:
-            found = path.stat().st_size
-        except OSError:
-            wrong.append(f"{path} is missing")
-            continue
-        if found != size:
-            wrong.append(f"{path} has {found} bytes instead of {size}")
+        kind = fault(path, size)
+        if kind is not None:
+            held = kind not in ("missing", "no regular file")
+            wrong.append(f"{path} has {path.stat().st_size} bytes instead of {size}" if held else f"{path} is {kind}")
     if wrong:
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise DamagedStore(f"{plan.store} is damaged: {'; '.join(wrong[:NAMED])}{more}; run the same "

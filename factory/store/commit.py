@@ -10,6 +10,7 @@ little-endian numbers, one scalar after the other.
 
 from __future__ import annotations
 
+import filecmp
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -21,10 +22,11 @@ from uuid import uuid4
 import numpy as np
 import xxhash
 
-from factory.store.encode import encode, first_not_finite, sums
+from factory.store.encode import encode_shard, first_not_finite, sums
 from factory.store.errors import AnotherRecipe, DamagedStore, NoStore, StoreError
+from factory.store.files import IrregularFile, open_regular, regular_size
 from factory.store.layout import Layout, layout
-from factory.store.metadata import BOOKS, FORMAT, array_document, read_root
+from factory.store.metadata import BOOKS, FORMAT, read_root
 from factory.units import Array
 
 if TYPE_CHECKING:
@@ -116,7 +118,11 @@ def read_commit(path: Path, payload: bool = False) -> Commit:
     DamagedCommit
         It is cut off or altered.
     """
-    with open(path, "rb") as file:
+    try:
+        opened = open_regular(path)
+    except IrregularFile as error:
+        raise DamagedCommit(f"not a commit: {error}") from error
+    with opened as file:
         found = parse(file.readline(LINE_BYTES))
         expected = sum(size for size, _ in found.scalars.values())
         if os.fstat(file.fileno()).st_size != len(found.line) + expected:
@@ -156,7 +162,7 @@ def sizes_hold(plan: Layout, commit: Commit) -> bool:
     if {name: size for name, (size, _) in commit.files.items()} != plan.sizes(commit.shard):
         return False
     try:
-        return all(os.stat(plan.file(name, commit.shard)).st_size == size for name, (size, _) in commit.files.items())
+        return all(regular_size(plan.file(name, commit.shard)) == size for name, (size, _) in commit.files.items())
     except OSError:
         return False
 
@@ -216,7 +222,7 @@ def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop) -> Commit:
                     b"".join(_raw(block, name) for name in plan.scalars))
     files = {}
     for name, bulk in plan.bulk.items():
-        data = encode(array_document(bulk, plan, {}, stop - start), block[name].to_numpy())
+        data = encode_shard(bulk, block[name].to_numpy())
         drop.add(plan.file(name, shard), data)
         files[name] = _mark(data)
         block = block.drop_vars(name)  # what is written need not be held
@@ -286,10 +292,16 @@ class Drop:
             os.fsync(file.fileno())
 
     def place(self) -> None:
-        """Rename everything that waits into its place, then synchronise the folders."""
+        """Rename everything that waits into its place, then synchronise the folders.
+
+        A file that holds the same bytes already stays untouched.
+        """
         folders = dict.fromkeys(target.parent for _, target in self.waiting)
         for temporary, target in self.waiting:
-            os.replace(temporary, target)
+            if _same(temporary, target):
+                temporary.unlink()
+            else:
+                os.replace(temporary, target)
         self.waiting = []
         for folder in folders:
             synchronise(folder)
@@ -307,6 +319,13 @@ class Drop:
                 folder.rmdir()
             except OSError:
                 return  # gone already, or in use
+
+
+def _same(one: Path, other: Path) -> bool:
+    try:
+        return regular_size(other) is not None and filecmp.cmp(one, other, shallow=False)
+    except FileNotFoundError:
+        return False
 
 
 def synchronise(folder: Path) -> None:

@@ -7,7 +7,7 @@ many machines and after how many kills.  It detects damage and mix-ups, not forg
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from pathlib import Path
@@ -17,8 +17,9 @@ import numpy as np
 import xxhash
 
 from factory.store.commit import Drop, commit_path, standing
-from factory.store.encode import encode
+from factory.store.encode import encode_chunk
 from factory.store.errors import DamagedStore, IncompleteStore
+from factory.store.files import open_regular, remove
 from factory.store.layout import Layout
 from factory.store.metadata import (
     BOOKS,
@@ -33,7 +34,10 @@ from factory.store.metadata import (
 from factory.units import Array
 
 MANIFEST = "manifest.json"  # written last: a store with it is finished
+MANIFEST_COPY = "manifest.copy.json"  # should it be lost
 SHARDS = "shards.jsonl"  # the line of every commit, in order
+
+Put = Callable[[Path, memoryview], None]
 
 
 @dataclass(frozen=True)
@@ -86,32 +90,73 @@ def read_manifest(store: str | Path) -> Manifest | None:
 def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
     """Write what a finished store has beyond its shards.  Safe to run again after a kill: it writes the same bytes.
 
+    Files that are right already stay untouched.
+
     Raises
     ------
     IncompleteStore
         A shard is not committed.
     """
     drop, roots = Drop(store, run), {name: Merkle() for name in plans}
+    marks: dict[str, str] = {}
+
+    def put(path: Path, data: memoryview) -> None:
+        marks[path.relative_to(store).as_posix()] = xxhash.xxh3_128_hexdigest(data)
+        drop.add(path, data)
+
     try:
-        drop.add(store / BOOKS / SHARDS, _gathered(plans, drop, roots))
-        facts = {
-            name: {"samples": plan.samples, "per_shard": plan.per_shard, "id": roots[name].root(),
-                   "coordinates": {key: _file_mark(store / name / key / item_key(item))
-                                   for key, item in plan.coordinates.items()}}
-            for name, plan in plans.items()
-        }
-        identity = next(iter(plans.values())).identity
-        whole = {"manifest": FORMAT, "identity": identity, "splits": facts}
-        made = blake2b(dumps(whole), digest_size=16).hexdigest()
-        _consolidate(plans, store, made, drop)
+        drop.add(store / BOOKS / SHARDS, _gathered(plans, put, roots))
+        documents = documents_of(plans, store)
+        whole = whole_of(plans, store, {name: root.root() for name, root in roots.items()})
+        marks |= {key: metadata_mark(document) for key, document in documents.items()}
+        made = made_of(whole)
+        documents["zarr.json"]["attributes"] = {"id": made, **documents["zarr.json"]["attributes"]}
+        for key, document in documents.items():
+            drop.add(store / key, dumps(document))
+        manifest = dumps(sealed({"id": made, **whole, "marks": marks}))
+        drop.add(store / BOOKS / MANIFEST_COPY, manifest)
         drop.place()
-        drop.add(store / BOOKS / MANIFEST, dumps({"id": made, **whole}))
+        drop.add(store / BOOKS / MANIFEST, manifest)
         drop.place()
     finally:
         drop.clear()
         drop.close()
     clear_partial(store)
-    return Manifest(made, {name: str(s["id"]) for name, s in facts.items()})
+    return Manifest(made, {name: root.root() for name, root in roots.items()})
+
+
+def unfinish(store: Path) -> None:
+    """Take the manifest away: until the store is finished again, nobody shall read it."""
+    for name in (MANIFEST, MANIFEST_COPY):
+        remove(store / BOOKS / name)
+
+
+def whole_of(plans: Mapping[str, Layout], store: Path, roots: Mapping[str, str]) -> Document:
+    """What makes the id: counts, the roots of the hash trees, marks of coordinates."""
+    facts = {
+        name: {"samples": plan.samples, "per_shard": plan.per_shard, "id": roots[name],
+               "coordinates": {key: _file_mark(store / name / key / item_key(item))
+                               for key, item in plan.coordinates.items()}}
+        for name, plan in plans.items()
+    }
+    return {"manifest": FORMAT, "identity": next(iter(plans.values())).identity, "splits": facts}
+
+
+def made_of(whole: Mapping[str, Any]) -> str:
+    """The id of a data set."""
+    return blake2b(dumps(whole), digest_size=16).hexdigest()
+
+
+def sealed(manifest: Mapping[str, Any]) -> Document:
+    """A manifest with the mark of everything else in it."""
+    rest = {key: value for key, value in manifest.items() if key != "mark"}
+    return {**rest, "mark": xxhash.xxh3_128_hexdigest(dumps(rest))}
+
+
+def metadata_mark(document: Mapping[str, Any]) -> str:
+    """xxh3-128 of a ``zarr.json`` but for the data set's id, which depends on it."""
+    attrs = {key: value for key, value in document.get("attributes", {}).items() if key != "id"}
+    return xxhash.xxh3_128_hexdigest(dumps({**document, "attributes": attrs}))
 
 
 def clear_partial(store: Path) -> None:
@@ -119,10 +164,10 @@ def clear_partial(store: Path) -> None:
     shutil.rmtree(store / BOOKS / "partial", ignore_errors=True)
 
 
-def _gathered(plans: Mapping[str, Layout], drop: Drop, roots: Mapping[str, Merkle]) -> Iterator[bytes]:
+def _gathered(plans: Mapping[str, Layout], put: Put, roots: Mapping[str, Merkle]) -> Iterator[bytes]:
     """The line of every commit; on the way, each scalar's array is written chunk by chunk."""
     for name, plan in plans.items():
-        columns = {key: Column(plan, key, drop) for key in plan.scalars}
+        columns = {key: Column(plan, key, put) for key in plan.scalars}
         for shard in range(plan.shards):
             commit = standing(plan, shard, payload=True)
             if commit is None:
@@ -139,8 +184,8 @@ def _gathered(plans: Mapping[str, Layout], drop: Drop, roots: Mapping[str, Merkl
 class Column:
     """One scalar of a split on its way into a plain Zarr array: at most one chunk in memory."""
 
-    def __init__(self, plan: Layout, name: str, drop: Drop):
-        self.plan, self.item, self.drop = plan, plan.scalars[name], drop
+    def __init__(self, plan: Layout, name: str, put: Put):
+        self.plan, self.item, self.put = plan, plan.scalars[name], put
         self.held: list[Array] = []
         self.count = self.chunk = 0
 
@@ -162,22 +207,26 @@ class Column:
         """Write what is held as the next chunk; the last one is padded to its full size."""
         if not self.count:
             return
-        document = array_document(self.item, self.plan, {}, self.count)
-        data = encode(document, np.concatenate(self.held))
+        data = encode_chunk(np.concatenate(self.held), self.plan.scalar_chunk)
         folder = Path(self.plan.store, self.plan.split, self.item.name)
-        self.drop.add(folder / item_key(self.item, self.chunk), data)
+        self.put(folder / item_key(self.item, self.chunk), data)
         self.held, self.count, self.chunk = [], 0, self.chunk + 1
 
 
-def _consolidate(plans: Mapping[str, Layout], store: Path, made: str, drop: Drop) -> None:
+def documents_of(plans: Mapping[str, Layout], store: Path) -> dict[str, Document]:
+    """Every ``zarr.json`` of a finished store by its path in it; those of groups hold all that is below them."""
+    found: dict[str, Document] = {}
     below: dict[str, Document] = {}
     for name, plan in plans.items():
-        members = {key: read_document(store / name / key / "zarr.json") for key in plan.order}
+        members = {key: array_document(plan.item(key), plan, _attributes(store / name / key / "zarr.json"))
+                   for key in plan.order}
         attrs = _attributes(store / name / "zarr.json")
-        drop.add(store / name / "zarr.json", dumps(group_document(attrs, members)))
+        found |= {f"{name}/{key}/zarr.json": document for key, document in members.items()}
+        found[f"{name}/zarr.json"] = group_document(attrs, members)
         below |= {name: group_document(attrs, {})} | {f"{name}/{key}": value for key, value in members.items()}
     attrs = {key: value for key, value in _attributes(store / "zarr.json").items() if key != "id"}
-    drop.add(store / "zarr.json", dumps(group_document({"id": made, **attrs}, below)))
+    found["zarr.json"] = group_document(attrs, below)
+    return found
 
 
 def _attributes(path: Path) -> dict[str, Any]:
@@ -186,6 +235,7 @@ def _attributes(path: Path) -> dict[str, Any]:
 
 def _file_mark(path: Path) -> str:
     try:
-        return xxhash.xxh3_128_hexdigest(path.read_bytes())
+        with open_regular(path) as file:
+            return xxhash.xxh3_128_hexdigest(file.read())
     except OSError as error:
         raise DamagedStore(f"{path} cannot be read: {error.strerror}") from error

@@ -27,6 +27,7 @@ SHARD_BYTES = 64_000_000  # of the largest array: the power of two below fills 3
 CHUNK_BYTES = 128_000  # least size of an inner chunk: smaller ones cost a reader more than they save
 CHUNKS_PER_SHARD = 65_536  # what a careful reader still accepts
 CRC_BYTES = 4
+BOOKS_AND_ROOT = 5  # files: the root, the list of commits, the manifest; and copies of the first and the last
 SCALAR_CHUNK = 1 << 22  # samples in one chunk of a per-sample scalar: 32 MB of float64
 DTYPES = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
@@ -135,6 +136,10 @@ class Layout:
     store: str = ""
     identity: str = ""
     id: str | None = None
+
+    def item(self, name: str) -> Bulk | Scalar | Coordinate:
+        """A variable by its name."""
+        return self.bulk.get(name) or self.scalars.get(name) or self.coordinates[name]
 
     @property
     def shards(self) -> int:
@@ -278,7 +283,7 @@ def estimate(recipe: Recipe) -> Estimate:
     return Estimate(
         samples=sum(p.samples for p in plans),
         nbytes=sum(_split_bytes(p) for p in plans),
-        files=3 + sum(_split_files(p) for p in plans),
+        files=BOOKS_AND_ROOT + sum(_split_files(p) for p in plans),
         shards=shards,
         shard_bytes=max(weights, default=0),
     )

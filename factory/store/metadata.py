@@ -1,8 +1,8 @@
 """The store's Zarr v3 metadata, written by us so that its bytes do not change with zarr-python's version.
 
-Root attributes say what the store is: ``recipe`` (the flattened text), ``identity`` (sha256 of what decides a sample's
-bytes), ``splits`` (samples, samples a shard, variables in the recipe's order), ``store_format`` and, once the store is
-finished, ``id``.
+Root attributes say what the store is: ``name`` and ``recipe`` (the flattened text), ``identity`` (sha256 of what
+decides a sample's bytes), ``splits`` (samples, samples a shard, variables in the recipe's order), ``store_format``
+and, once the store is finished, ``id``.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,9 @@ from uuid import uuid4
 
 import numpy as np
 
-from factory.store.encode import encode
+from factory.store.encode import encode_chunk
 from factory.store.errors import DamagedStore, NoStore, StoreError
+from factory.store.files import open_regular
 from factory.store.layout import Bulk, Coordinate, Layout, Scalar, layouts
 
 if TYPE_CHECKING:
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 BOOKS = ".factory"  # commits, manifest, partial files and log: everything that is not Zarr
+COPY = "root.json"  # of what the root says before the store is finished, should the root be lost
 STALE_SECONDS = 3600.0
 Document = dict[str, Any]
 
@@ -39,6 +41,7 @@ Document = dict[str, Any]
 class Root:
     """What the root of a store says about it."""
 
+    name: str  # of the recipe
     recipe: str
     identity: str
     splits: Mapping[str, Mapping[str, Any]]
@@ -112,7 +115,8 @@ def root_attributes(recipe: Recipe) -> Document:
         name: {"samples": plan.samples, "per_shard": plan.per_shard, "variables": list(plan.order)}
         for name, plan in layouts(recipe).items()
     }
-    return {"store_format": FORMAT, "identity": recipe.identity, "splits": splits, "recipe": recipe.text}
+    return {"store_format": FORMAT, "name": recipe.name, "identity": recipe.identity, "splits": splits,
+            "recipe": recipe.text}
 
 
 def create(recipe: Recipe, store: Path) -> None:
@@ -145,18 +149,32 @@ def _sweep(store: Path) -> None:
 
 
 def _fill_folder(recipe: Recipe, folder: Path) -> None:
-    from factory.floor import make
-
-    for name, plan in layouts(recipe, folder).items():
-        probe = make(recipe, name, 0, 1)  # for attributes and coordinates, which all samples share
-        for key, document in split_documents(plan, probe).items():
-            _place(folder / name / key / "zarr.json", dumps(document))
-        for key, item in plan.coordinates.items():
-            document = array_document(item, plan, probe[key].attrs)
-            _place(folder / name / key / item_key(item), encode(document, probe[key].to_numpy()))
-    _place(folder / "zarr.json", dumps(group_document(root_attributes(recipe))))
+    for path, data in beginnings(recipe, folder):
+        _place(path, data)
     (folder / BOOKS / "commits").mkdir(parents=True)
     (folder / BOOKS / "log").mkdir()
+
+
+def restore(recipe: Recipe, store: Path) -> None:
+    """Write again what a new store begins with, where it is lost."""
+    for path, data in beginnings(recipe, store):
+        if not path.exists():
+            _place(path, data)
+
+
+def beginnings(recipe: Recipe, store: Path) -> Iterator[tuple[Path, bytes | memoryview]]:
+    """The files of a store without samples: all metadata, and the coordinates; the root comes last."""
+    from factory.floor import make
+
+    for name, plan in layouts(recipe, store).items():
+        probe = make(recipe, name, 0, 1)  # for attributes and coordinates, which all samples share
+        for key, document in split_documents(plan, probe).items():
+            yield store / name / key / "zarr.json", dumps(document)
+        for key, item in plan.coordinates.items():
+            yield store / name / key / item_key(item), encode_chunk(probe[key].to_numpy())
+    root = dumps(group_document(root_attributes(recipe)))
+    yield store / BOOKS / COPY, root
+    yield store / "zarr.json", root
 
 
 def item_key(item: Scalar | Coordinate, chunk: int = 0) -> str:
@@ -168,8 +186,7 @@ def split_documents(plan: Layout, probe: xr.Dataset) -> dict[str, Document]:
     """Array name -> its metadata; the split's group has the empty name."""
     documents = {"": group_document(probe.attrs)}
     for key in plan.order:
-        item = plan.bulk.get(key) or plan.scalars.get(key) or plan.coordinates[key]
-        documents[key] = array_document(item, plan, probe[key].attrs)
+        documents[key] = array_document(plan.item(key), plan, probe[key].attrs)
     return documents
 
 
@@ -184,7 +201,8 @@ def _place(path: Path, data: bytes | memoryview) -> None:
 def read_document(path: Path) -> Document:
     """A ``zarr.json`` as a mapping.  DamagedStore when it is not one."""
     try:
-        document = json.loads(path.read_bytes())
+        with open_regular(path) as file:
+            document = json.loads(file.read())
     except FileNotFoundError:
         raise DamagedStore(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
@@ -207,9 +225,18 @@ def read_root(store: str | Path) -> Root:
     path = Path(store)
     if not path.exists():
         raise NoStore(f"there is no store at {path}; `factory make RECIPE {path}` makes one")
-    if not (path / "zarr.json").is_file() or not (path / BOOKS).is_dir():
+    if not (path / BOOKS / COPY).is_file() and not ((path / "zarr.json").is_file() and (path / BOOKS).is_dir()):
         raise NoStore(f"{path} is not a store of this factory (it has no zarr.json with a {BOOKS} folder beside it)")
-    attrs = read_document(path / "zarr.json").get("attributes", {})
+    return _root(path, path / "zarr.json")
+
+
+def read_copy(store: str | Path) -> Root:
+    """The same from the copy among the store's books, which has no id."""
+    return _root(Path(store), Path(store, BOOKS, COPY))
+
+
+def _root(path: Path, file: Path) -> Root:
+    attrs = read_document(file).get("attributes", {})
     if "store_format" not in attrs:
         raise NoStore(f"{path} is a Zarr group, but not a store of this factory")
     if attrs["store_format"] != FORMAT:
@@ -217,6 +244,7 @@ def read_root(store: str | Path) -> Root:
     try:
         splits = {name: {"samples": int(s["samples"]), "per_shard": int(s["per_shard"]),
                          "variables": tuple(s["variables"])} for name, s in attrs["splits"].items()}
-        return Root(str(attrs["recipe"]), str(attrs["identity"]), splits, attrs.get("id"))
+        name, text, identity = str(attrs.get("name", "store")), str(attrs["recipe"]), str(attrs["identity"])
+        return Root(name, text, identity, splits, attrs.get("id"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise DamagedStore(f"{path / 'zarr.json'} lacks or garbles {error}") from error
+        raise DamagedStore(f"{file} lacks or garbles {error}") from error

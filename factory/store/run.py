@@ -19,9 +19,9 @@ from factory.store import behaviour
 from factory.store.care import open_store
 from factory.store.commit import Commit, Drop, standing, write
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
-from factory.store.finish import MANIFEST, clear_partial, finalise, read_manifest
+from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.layout import Layout, estimate, layouts, tasks
-from factory.store.metadata import BOOKS, create, read_root
+from factory.store.metadata import create, read_root
 from factory.store.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
     run = uuid4().hex
     _begin(recipe, path, plans, run)
     if finished:  # it is not any more: until this run is through, nobody shall read it
-        (path / BOOKS / MANIFEST).unlink(missing_ok=True)
+        unfinish(path)
     watcher = progress or Silent()
     watcher.begin(sum(p.samples for p in plans.values()), sum(p.nbytes for p in plans.values()),
                   missing.done_samples, missing.done_bytes)

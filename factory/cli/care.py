@@ -1,0 +1,79 @@
+"""Commands that care for a store: verify and repair."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from factory.cli.app import app
+from factory.cli.choices import AsJson, Counts, Settings, recipe_of
+from factory.cli.making import Store
+from factory.cli.terminal import as_json, complain, console, say
+
+
+def share(text: str) -> float:
+    """5% or 0.05 as a number."""
+    try:
+        value = float(text.removesuffix("%")) / (100 if text.endswith("%") else 1)
+    except ValueError:
+        value = -1.0
+    if not 0 < value <= 1:
+        raise typer.BadParameter(f"{text!r} is no share; say for example 5%", param_hint="--subset")
+    return value
+
+
+@app.command(epilog="Example:  factory verify rim_t1.zarr --deep")
+def verify(
+    store: Store,
+    deep: Annotated[bool, typer.Option("--deep", help="Read every byte, not only names, sizes and metadata.")] = False,
+    subset: Annotated[str | None, typer.Option(help="Read every byte of a share of the shards, such as 5%.")] = None,
+    json: AsJson = False,
+) -> None:
+    """List all damage of a store: 0 sound, 1 damaged, 2 incomplete, 10 no store."""
+    from factory.store import damages, status
+
+    part = 1.0 if subset is None else share(subset)
+    found = []
+    for one in damages(store, deep=deep or subset is not None, part=part):
+        found.append(one)
+        if not json:
+            say(one.sentence)
+    code = 1 if found else status(store).code
+    if json:
+        as_json({"store": store, "code": code, "damage": [
+            {"path": d.path, "kind": d.kind, "split": d.split, "array": d.array, "shard": d.shard} for d in found]})
+    elif found:
+        number = "one damaged file" if len(found) == 1 else f"{len(found)} damaged files"
+        complain(f"{store}: {number}\nNext:  factory repair {store}")
+    else:
+        read = "every byte was read" if deep and part == 1 else (
+            f"{100 * part:g} % of the shards were read" if subset else "add --deep to read every byte")
+        say(f"{store}: no damage found ({read})")
+        if code:
+            complain(status(store).sentence)
+    raise typer.Exit(code)
+
+
+@app.command(epilog="Example:  factory repair rim_t1.zarr")
+def repair(
+    store: Store,
+    recipe: Annotated[str | None, typer.Argument(
+        metavar="[RECIPE]", help="Needed where the recipe reads files; else the store remembers it.")] = None,
+    samples: Counts = None,
+    set_: Settings = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Make everything again that is damaged, and nothing else: the store has the bytes that it had."""
+    from factory.store import RichProgress
+    from factory.store import repair as put_right
+
+    loaded = None if recipe is None else recipe_of(recipe, set_, samples)
+    with RichProgress(console(sys.stderr)) as progress:
+        found = put_right(store, loaded, threads=threads, progress=progress)
+    if json:
+        as_json({"store": store, "repaired": [one.path for one in found]})
+    else:
+        say(f"{store}: " + (f"{len(found)} files were put right" if found else "nothing was damaged"))
