@@ -1,4 +1,4 @@
-"""Commands that care for a store: verify and repair."""
+"""Commands that care for a store: verify, repair and extend."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from factory.cli.app import app
-from factory.cli.choices import AsJson, Counts, Settings, recipe_of
+from factory.cli.choices import AsJson, Counts, Settings, counts, recipe_of
 from factory.cli.making import Store
 from factory.cli.terminal import as_json, complain, console, say
 
@@ -77,3 +77,36 @@ def repair(
         as_json({"store": store, "repaired": [one.path for one in found]})
     else:
         say(f"{store}: " + (f"{len(found)} files were put right" if found else "nothing was damaged"))
+
+
+@app.command(epilog="Example:  factory extend rim_t1.zarr --samples train=40000")
+def extend(
+    store: Store,
+    samples: Counts = None,
+    recipe: Annotated[str | None, typer.Option(
+        "--recipe", help="Needed where the recipe reads files; else the store remembers it.")] = None,
+    set_: Settings = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    json: AsJson = False,
+) -> None:
+    """Give a store more samples; those that it has keep their bytes."""
+    from factory.store import RichProgress, status
+    from factory.store import extend as enlarge
+    from factory.store.extend import with_counts
+    from factory.store.metadata import read_root
+
+    if not samples:
+        raise typer.BadParameter("say how many samples a split shall have, such as train=40000", param_hint="--samples")
+    root = read_root(store)
+    if recipe is None:
+        loaded = with_counts(root, counts(samples))
+    else:
+        held = [f"{name}={facts['samples']}" for name, facts in root.splits.items()]
+        loaded = recipe_of(recipe, set_, [*held, *samples])
+    with RichProgress(console(sys.stderr)) as progress:
+        enlarge(loaded, store, threads=threads, progress=progress)
+    found = status(store)
+    if json:
+        as_json({"store": store, "id": found.id, "samples": {s.name: s.samples for s in found.splits}})
+    else:
+        say(found.sentence)

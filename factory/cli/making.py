@@ -36,6 +36,8 @@ def make(
     workers: Annotated[int | None, typer.Option(
         min=1, help="Make the samples in this many Dask worker processes instead of this process's threads.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    part: Annotated[str | None, typer.Option(
+        metavar="I/N", help="Make the I-th of N shares only, as a job array does; the last one finishes.")] = None,
     dashboard: Annotated[bool, typer.Option(
         "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers).")] = False,
     json: AsJson = False,
@@ -49,18 +51,19 @@ def make(
     if dry_run:
         _plan(loaded, store, json)
         return
+    share = (1, 1) if part is None else part_of(part)
     began = time.perf_counter()
     cores = usable_cores()
     where = f"{workers} Dask worker processes" if workers else f"up to {threads or cores} threads"
     complain(f"{loaded.name} -> {store}: {_weight(loaded)}, on {where}")
-    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard)
+    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard, part=share)
     _summary(loaded, store, fresh, time.perf_counter() - began, json)
 
 
 def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = None, threads: int | None = None,
-                 dashboard: bool = False) -> int:
-    """`factory.store.materialise` with a progress bar on standard error; returns how many samples were made now."""
-    from factory.store import RichProgress, materialise
+                 dashboard: bool = False, part: tuple[int, int] = (1, 1)) -> int:
+    """`factory.store.make_part` with a progress bar on standard error; returns how many samples were made now."""
+    from factory.store import RichProgress, make_part
 
     fresh: list[int] = []
 
@@ -70,8 +73,16 @@ def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = Non
             super().shard(commit)
 
     with _cluster(workers, dashboard) as client, Counting(console(sys.stderr)) as progress:
-        materialise(recipe, store, client, threads=threads, progress=progress)
+        make_part(recipe, store, part, client, threads=threads, progress=progress)
     return sum(fresh)
+
+
+def part_of(text: str) -> tuple[int, int]:
+    """``2/8`` as (2, 8)."""
+    first, sign, last = text.partition("/")
+    if not (sign and first.isdecimal() and last.isdecimal() and 1 <= int(first) <= int(last)):
+        raise typer.BadParameter(f"{text!r} is no share; say for example 2/8, from 1/8 to 8/8", param_hint="--part")
+    return int(first), int(last)
 
 
 @contextmanager
@@ -102,6 +113,9 @@ def _summary(recipe: Recipe, store: str, fresh: int, seconds: float, json: bool)
     if json:
         as_json({"store": store, "recipe": recipe.name, "identity": found.identity, "id": found.id, "bytes": total,
                  "samples": {s.name: s.samples for s in found.splits}, "samples_made_now": fresh, "seconds": seconds})
+        return
+    if not found.finished:  # a part of it was asked for
+        say(f"made {fresh:,} samples in {span(seconds)}; other parts are still missing: {found.sentence}")
         return
     held = ", ".join(f"{s.name} {s.samples:,}" for s in found.splits)
     said = (f"made {fresh:,} samples in {span(seconds)} ({fresh / seconds:,.0f} samples/s)" if fresh

@@ -267,7 +267,11 @@ class _Split:
             return None, "garbled" if path.stat().st_size else "empty"
         if found.identity != self.plan.identity:
             return None, "foreign recipe"
-        if (found.split, found.shard, found.start, found.stop) != (self.plan.split, shard, *self.plan.span(shard)):
+        start, stop = self.plan.span(shard)
+        place = (found.split, found.shard, found.start)
+        if self.manifest is None and place == (self.plan.split, shard, start) and found.stop < stop:
+            return None, "missing"  # the store is being extended
+        if (found.split, found.shard, found.start, found.stop) != (self.plan.split, shard, start, stop):
             return None, "swapped"
         if line is not None and found.line != line:
             return None, "flipped"

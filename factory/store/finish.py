@@ -23,6 +23,7 @@ from factory.store.files import open_regular, remove
 from factory.store.layout import Layout
 from factory.store.metadata import (
     BOOKS,
+    COPY,
     FORMAT,
     Document,
     array_document,
@@ -113,6 +114,7 @@ def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
         documents["zarr.json"]["attributes"] = {"id": made, **documents["zarr.json"]["attributes"]}
         for key, document in documents.items():
             drop.add(store / key, dumps(document))
+        drop.add(store / BOOKS / COPY, dumps(group_document(_attributes(store / "zarr.json", without="id"))))
         manifest = dumps(sealed({"id": made, **whole, "marks": marks}))
         drop.add(store / BOOKS / MANIFEST_COPY, manifest)
         drop.place()
@@ -224,13 +226,13 @@ def documents_of(plans: Mapping[str, Layout], store: Path) -> dict[str, Document
         found |= {f"{name}/{key}/zarr.json": document for key, document in members.items()}
         found[f"{name}/zarr.json"] = group_document(attrs, members)
         below |= {name: group_document(attrs, {})} | {f"{name}/{key}": value for key, value in members.items()}
-    attrs = {key: value for key, value in _attributes(store / "zarr.json").items() if key != "id"}
+    attrs = _attributes(store / "zarr.json", without="id")
     found["zarr.json"] = group_document(attrs, below)
     return found
 
 
-def _attributes(path: Path) -> dict[str, Any]:
-    return dict(read_document(path).get("attributes", {}))
+def _attributes(path: Path, without: str = "") -> dict[str, Any]:
+    return {key: value for key, value in read_document(path).get("attributes", {}).items() if key != without}
 
 
 def _file_mark(path: Path) -> str:

@@ -60,6 +60,24 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
     StoreError
         Not enough memory for one shard, a target that is no store or cannot be written, a sample that is not finite.
     """
+    make_part(recipe, store, (1, 1), client, threads=threads, progress=progress)
+    return open_store(Path(store).absolute())
+
+
+def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: Client | None = None, *,
+              threads: int | None = None, progress: Progress | None = None) -> bool:
+    """`materialise` for one of several shares, which need not know of each other; whoever is last finishes the store.
+
+    Parameters
+    ----------
+    part : (i, n)
+        Makes every n-th shard from the i-th on, 1 <= i <= n.  Any mix of parts gives the same store.
+
+    Returns
+    -------
+    bool
+        Whether the store is finished.
+    """
     path = Path(store).absolute()
     _require_target(recipe, path)
     workers = _workers(recipe, client, threads)
@@ -67,42 +85,46 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
         create(recipe, path)
     plans = layouts(recipe, path)
     finished = read_manifest(path) is not None
-    missing = _Missing(plans)
+    missing = _Missing(plans, part)
     if finished and not missing.shards and _is_whole(plans):
         clear_partial(path)
-        return open_store(path)
+        return True
     run = uuid4().hex
     _begin(recipe, path, plans, run)
     if finished:  # it is not any more: until this run is through, nobody shall read it
         unfinish(path)
     watcher = progress or Silent()
-    watcher.begin(sum(p.samples for p in plans.values()), sum(p.nbytes for p in plans.values()),
-                  missing.done_samples, missing.done_bytes)
+    watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
     try:
         for commit in _made(recipe, path, client, workers, missing, run):
             watcher.shard(commit)
     finally:
         watcher.end()
         Drop(path, run).close()
+    if part != (1, 1) and _Missing(plans).shards:
+        return False
     _finish(plans, path, run)
-    return open_store(path)
+    return True
 
 
 class _Missing:
-    """Which shards are to be made: one byte a shard, however many there are."""
+    """Which shards of a part are to be made: one byte a shard, however many there are."""
 
-    def __init__(self, plans: Mapping[str, Layout]):
+    def __init__(self, plans: Mapping[str, Layout], part: tuple[int, int] = (1, 1)):
         self.plans = plans
         self.flags = {name: bytearray(plan.shards) for name, plan in plans.items()}
-        self.done_samples = self.done_bytes = self.shards = 0
-        for name, shard in tasks(plans):
-            commit = standing(plans[name], shard)
-            if commit is None:
+        self.samples = self.nbytes = self.done_samples = self.done_bytes = self.shards = 0
+        for name, shard in islice(tasks(plans), part[0] - 1, None, part[1]):
+            plan = plans[name]
+            start, stop = plan.span(shard)
+            self.samples += stop - start
+            self.nbytes += (stop - start) * plan.sample_bytes
+            if standing(plan, shard) is None:
                 self.flags[name][shard] = 1
                 self.shards += 1
             else:
-                self.done_samples += commit.samples
-                self.done_bytes += commit.samples * plans[name].sample_bytes
+                self.done_samples += stop - start
+                self.done_bytes += (stop - start) * plan.sample_bytes
 
     def __iter__(self) -> Iterator[tuple[str, int]]:
         return ((name, shard) for name, shard in tasks(self.plans) if self.flags[name][shard])
