@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from factory.cli import app
 from factory.recipe import Recipe
-from factory.store import damages, materialise, repair, status
+from factory.store import damages, differences, materialise, repair, status
 from factory.store.commit import commit_path
 from factory.store.damage import KINDS
 from factory.store.layout import layouts
@@ -213,3 +213,41 @@ def test_the_commands(store: Path, sound: Path) -> None:
     assert tree(store) == tree(sound)
     assert runner.invoke(app, ["verify", str(store / "nothing")]).exit_code == 10
     assert status(store).finished
+
+
+def test_a_store_whose_last_part_died_is_finalised(recipe: Recipe, store: Path, sound: Path) -> None:
+    for name in ("manifest.json", "manifest.copy.json", "shards.jsonl"):
+        (store / ".factory" / name).unlink()
+    runner = CliRunner()
+    assert runner.invoke(app, ["status", str(store)]).exit_code == 2
+    assert runner.invoke(app, ["finalise", str(store)]).exit_code == 0
+    assert tree(store) == tree(sound)
+    commit_path(layouts(recipe, store)["train"], 1).unlink()
+    told = runner.invoke(app, ["finalise", str(store)])
+    assert told.exit_code == 2
+    assert "shard 1 is not committed" in told.output
+
+
+def test_watching_ends_with_the_store(store: Path, sound: Path) -> None:
+    assert CliRunner().invoke(app, ["watch", str(store), "--every", "0.1"]).exit_code == 0
+    assert CliRunner().invoke(app, ["watch", str(store / "nothing")]).exit_code == 10
+
+
+def test_why_two_stores_differ(recipe: Recipe, store: Path, sound: Path, tmp_path: Path) -> None:
+    assert list(differences(store, sound)) == []
+    assert list(differences(recipe, sound)) == []
+    other = recipe_of(tmp_path / "other", recipe_text(recipe).replace("seed: 7", "seed: 8"))
+    told = list(differences(recipe, other))
+    assert told[0].startswith("the recipes differ: identity")
+    assert {"-seed: 7", "+seed: 8"} <= set(told)
+    plan = layouts(recipe, store)["train"]
+    commit_path(plan, 3).unlink()
+    assert list(differences(store, sound)) == [f"split train, shard 3: only in {sound}"]
+    commit_path(plan, 3).write_bytes(b"?")
+    assert "the commit in" in next(differences(store, sound))
+    runner = CliRunner()
+    assert runner.invoke(app, ["diff", str(sound), str(sound)]).exit_code == 0
+    assert runner.invoke(app, ["diff", str(store), str(sound)]).exit_code == 1
+    shown = runner.invoke(app, ["diff", "rim_t1", "rim_t1_wide"])
+    assert shown.exit_code == 1
+    assert "0.332" in shown.output

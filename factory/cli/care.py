@@ -1,14 +1,16 @@
-"""Commands that care for a store: verify, repair and extend."""
+"""Commands that care for a store: verify, repair, extend, finalise, diff and watch."""
 
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import time
+from pathlib import Path
+from typing import Annotated, Any
 
 import typer
 
 from factory.cli.app import app
-from factory.cli.choices import AsJson, Counts, Settings, counts, recipe_of
+from factory.cli.choices import AsJson, Counts, Settings, counts, is_store, recipe_of
 from factory.cli.making import Store
 from factory.cli.terminal import as_json, complain, console, say
 
@@ -110,3 +112,68 @@ def extend(
         as_json({"store": store, "id": found.id, "samples": {s.name: s.samples for s in found.splits}})
     else:
         say(found.sentence)
+
+
+@app.command(epilog="Example:  factory finalise rim_t1.zarr")
+def finalise(store: Store) -> None:
+    """Finish a store whose shards are all made, should the last of its parts have died before it did."""
+    from uuid import uuid4
+
+    from factory.store import status
+    from factory.store.care import plan_of
+    from factory.store.finish import finalise as finish
+    from factory.store.metadata import read_root
+
+    path = Path(store).absolute()
+    root = read_root(path)
+    finish({name: plan_of(path, root, name) for name in root.splits}, path, uuid4().hex)
+    say(status(store).sentence)
+
+
+@app.command(epilog="Example:  factory diff a.zarr b.zarr")
+def diff(
+    one: Annotated[str, typer.Argument(metavar="A", help="A recipe or a store.")],
+    other: Annotated[str, typer.Argument(metavar="B", help="Another one.")],
+    json: AsJson = False,
+) -> None:
+    """Say why two recipes or two stores are not the same: 0 the same, 1 different."""
+    from factory.store import differences
+
+    sides = [name if is_store(name) else recipe_of(name) for name in (one, other)]
+    found = []
+    for line in differences(*sides):
+        found.append(line)
+        if not json:
+            say(line)
+    if json:
+        as_json({"same": not found, "differences": found})
+    elif not found:
+        say(f"{one} and {other} are the same")
+    raise typer.Exit(1 if found else 0)
+
+
+@app.command(epilog="Example:  factory watch rim_t1.zarr")
+def watch(
+    store: Store,
+    every: Annotated[float, typer.Option(min=0.1, help="Seconds between two looks.")] = 5.0,
+) -> None:
+    """Show how far a store is that others make, until it is finished; stopping to watch stops nothing else."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from factory.store import status
+
+    told = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("left"),
+            TimeRemainingColumn())
+    with Progress(*told, console=console(sys.stderr)) as bar:
+        rows: dict[str, Any] = {}
+        while True:
+            found = status(store)
+            for split in found.splits:
+                if split.name not in rows:
+                    rows[split.name] = bar.add_task(split.name, total=split.samples)
+                bar.update(rows[split.name], total=split.samples, completed=split.committed_samples)
+            if found.code != 2:
+                break
+            time.sleep(every)
+    (say if found.code == 0 else complain)(found.sentence)
+    raise typer.Exit(found.code)

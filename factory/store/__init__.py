@@ -7,6 +7,7 @@
 
 from factory.store.care import StoreStatus, check, coordinate_values, open_store, read_layout, scalar_values, status
 from factory.store.commit import Commit, write
+from factory.store.compare import differences
 from factory.store.damage import Damage, damages
 from factory.store.errors import AnotherRecipe, DamagedStore, IncompleteStore, NoStore, StoreError
 from factory.store.extend import extend
@@ -18,6 +19,6 @@ from factory.store.run import make_part, materialise
 __all__ = [
     "AnotherRecipe", "Commit", "Damage", "DamagedStore", "Estimate", "IncompleteStore", "Layout", "LayoutError",
     "NoStore", "Progress", "RichProgress", "StoreError", "StoreStatus", "check", "coordinate_values", "damages",
-    "estimate", "extend", "make_part", "materialise", "open_store", "read_layout", "repair", "scalar_values", "status",
-    "write",
+    "differences", "estimate", "extend", "make_part", "materialise", "open_store", "read_layout", "repair",
+    "scalar_values", "status", "write",
 ]
