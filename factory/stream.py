@@ -33,7 +33,8 @@ from torch.utils.data import IterableDataset, get_worker_info
 from factory.floor import make
 from factory.order import Indices, Order, Tail, share, turns
 from factory.recipe import Recipe
-from factory.store import DamagedStore, StoreError, coordinate_values, read_layout
+from factory.store import DamagedStore, StoreError, check, coordinate_values, read_layout
+from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
 from factory.units import Array
 
@@ -111,6 +112,7 @@ class Stream(IterableDataset[Batch]):
             names = [v.name for v in plan.variables.values() if v.coordinate]
         else:
             self.layout = read_layout(os.fspath(source), split)
+            check(self.layout)
             self.split, samples = self.layout.split, self.layout.samples
             self.dataset_id = f"{self.layout.id}/{self.split}"
             names = list(self.layout.coordinates)
@@ -304,7 +306,7 @@ class File:
 
     def __init__(self, path: Path, size: int, mapped: bool) -> None:
         self.size, self.address = size, 0
-        self.descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        self.descriptor = descriptor_of(path)
         try:
             self.check()
             if mapped:

@@ -357,13 +357,15 @@ def copy(store: Path, tmp_path: Path) -> Path:
 def test_damage_is_named(copy: Path, damage: str, name: str, small: bool, monkeypatch: Any) -> None:
     monkeypatch.setattr(room, "SMALL_BYTES", 32_768 if small else 0)
     file = copy / "train" / name / ("c.12.0" if name == "signal" else "c.0")
-    content = file.read_bytes()
+    content, stream = file.read_bytes(), Stream(copy, "train", batch=N)
     file.unlink()
     if damage != "missing":
         file.write_bytes(content[:-1] if damage == "short" else content + b"0")
     shard, files = 12 if name == "signal" else 0, open_files()
+    with pytest.raises(DamagedStore, match=f"{name}/{file.name}"):  # before the first batch
+        Stream(copy, "train", batch=N)
     with pytest.raises(DamagedStore) as caught:
-        list(Stream(copy, "train", batch=N))
+        list(stream)
     assert f"copy.zarr: split train, array {name}, shard {shard} cannot be read" in str(caught.value)
     assert open_files() == files, "a report that is kept must not keep files open"
 

@@ -17,6 +17,7 @@ from factory.store.files import fault
 from factory.store.finish import read_manifest
 from factory.store.layout import Bulk, Coordinate, Layout, Scalar
 from factory.store.metadata import Document, Root, read_document, read_root
+from factory.store.preflight import preflight
 from factory.units import Array
 
 NAMED = 5  # missing shards or files that a sentence names
@@ -153,6 +154,7 @@ def read_layout(store: str | Path, split: str | None = None) -> Layout:
         raise ValueError(f"{store} has the splits {', '.join(root.splits)}; {split!r} is not one of them")
     if read_manifest(store) is None:
         raise _refusal(store)
+    preflight(store, root)
     return plan_of(store, root, split)
 
 
@@ -174,8 +176,8 @@ def check(plan: Layout) -> None:
             wrong.append(f"{path} has {path.stat().st_size} bytes instead of {size}" if held else f"{path} is {kind}")
     if wrong:
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
-        raise DamagedStore(f"{plan.store} is damaged: {'; '.join(wrong[:NAMED])}{more}; run the same "
-                           "`factory make` again")
+        raise DamagedStore(f"{plan.store} is damaged: {'; '.join(wrong[:NAMED])}{more}; run "
+                           f"`factory repair {plan.store}`")
 
 
 def scalar_values(plan: Layout, name: str) -> Array:
@@ -192,8 +194,9 @@ def _whole(plan: Layout, name: str) -> Array:
     import zarr
 
     path = Path(plan.store, plan.split, name)
-    if not (path / "c.0").exists():  # a plain reader would give the fill value
-        raise DamagedStore(f"{path / 'c.0'} is missing; run the same `factory make` again")
+    kind = fault(path / "c.0")
+    if kind is not None:  # a plain reader would give the fill value, or follow a link
+        raise DamagedStore(f"{path / 'c.0'} is {kind}; run the same `factory make` again")
     try:
         return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[...])
     except (ValueError, OSError) as error:
@@ -211,6 +214,7 @@ def open_store(store: str | Path) -> xr.DataTree:
     root = read_root(store)
     if read_manifest(store) is None:
         raise _refusal(store)
+    preflight(store, root)
     for split in root.splits:
         check(plan_of(store, root, split))
     return xr.open_datatree(store, engine="zarr")

@@ -14,8 +14,8 @@ class IrregularFile(OSError):
     """A link, a folder, a pipe or a device where a file should be."""
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """Open a file for reading; IrregularFile when it is none, OSError when it cannot be opened."""
+def descriptor_of(path: str | os.PathLike[str]) -> int:
+    """A descriptor of a file for reading; IrregularFile when it is none, OSError when it cannot be opened."""
     try:
         handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
@@ -25,7 +25,12 @@ def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
     if not stat.S_ISREG(os.fstat(handle).st_mode):
         os.close(handle)
         raise IrregularFile(errno.EINVAL, "is no regular file", os.fspath(path))
-    return os.fdopen(handle, "rb")
+    return handle
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """The same as a file object."""
+    return os.fdopen(descriptor_of(path), "rb")
 
 
 def regular_size(path: str | os.PathLike[str]) -> int | None:

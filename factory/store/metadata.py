@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 FORMAT = 1
 BOOKS = ".factory"  # commits, manifest, partial files and log: everything that is not Zarr
 COPY = "root.json"  # of what the root says before the store is finished, should the root be lost
+DOCUMENT_BYTES = 1 << 25  # a zarr.json is never larger
 STALE_SECONDS = 3600.0
 Document = dict[str, Any]
 
@@ -202,7 +203,10 @@ def read_document(path: Path) -> Document:
     """A ``zarr.json`` as a mapping.  DamagedStore when it is not one."""
     try:
         with open_regular(path) as file:
-            document = json.loads(file.read())
+            text = file.read(DOCUMENT_BYTES + 1)
+        if len(text) > DOCUMENT_BYTES:
+            raise DamagedStore(f"{path} has more than {DOCUMENT_BYTES} bytes; metadata are never so large")
+        document = json.loads(text)
     except FileNotFoundError:
         raise DamagedStore(f"{path} is missing") from None
     except (ValueError, OSError, RecursionError) as error:
