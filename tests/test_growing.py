@@ -50,6 +50,18 @@ def test_a_part_makes_its_share_only(recipe: Recipe, tmp_path: Path) -> None:
     assert sum(s.committed for s in found.splits) == -(-(sum(s.shards for s in found.splits) - 1) // 3)
 
 
+def test_durability_does_not_change_the_bytes(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
+    calls = []
+    real = commits.os.fsync
+    with patch.object(commits.os, "fsync", lambda handle: calls.append(handle) or real(handle)):
+        materialise(recipe, tmp_path / "store", threads=1, durable="process")
+        fast = len(calls)
+        materialise(recipe, tmp_path / "power", threads=1)
+    shards = sum(s.shards for s in status(undisturbed).splits)
+    assert len(calls) - 2 * fast >= 3 * shards  # a file, its commit and a folder each, at least
+    assert tree(tmp_path / "store") == tree(tmp_path / "power") == tree(undisturbed)
+
+
 def test_parts_of_the_command(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
     runner = CliRunner()
     (tmp_path / "small.yaml").write_text(RECIPE)

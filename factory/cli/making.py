@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ from factory.cli.terminal import as_json, complain, console, say, size, span, ta
 if TYPE_CHECKING:
     from factory.recipe import Recipe
 
+Durable = Literal["power", "process"]
 PROBE_SECONDS = 2.0  # a split is timed until this has passed
 PROBE_SAMPLES = 256  # or until so many samples are made
 Store = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder, such as rim_t1.zarr.")]
@@ -38,6 +39,8 @@ def make(
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
     part: Annotated[str | None, typer.Option(
         metavar="I/N", help="Make the I-th of N shares only, as a job array does; the last one finishes.")] = None,
+    durable: Annotated[Durable, typer.Option(
+        help="What a shard outlives once it is made: a power cut, or only this process (faster).")] = "power",
     dashboard: Annotated[bool, typer.Option(
         "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers).")] = False,
     json: AsJson = False,
@@ -56,12 +59,13 @@ def make(
     cores = usable_cores()
     where = f"{workers} Dask worker processes" if workers else f"up to {threads or cores} threads"
     complain(f"{loaded.name} -> {store}: {_weight(loaded)}, on {where}")
-    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard, part=share)
+    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard, part=share,
+                         durable=durable)
     _summary(loaded, store, fresh, time.perf_counter() - began, json)
 
 
 def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = None, threads: int | None = None,
-                 dashboard: bool = False, part: tuple[int, int] = (1, 1)) -> int:
+                 dashboard: bool = False, part: tuple[int, int] = (1, 1), durable: Durable = "power") -> int:
     """`factory.store.make_part` with a progress bar on standard error; returns how many samples were made now."""
     from factory.store import RichProgress, make_part
 
@@ -73,7 +77,7 @@ def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = Non
             super().shard(commit)
 
     with _cluster(workers, dashboard) as client, Counting(console(sys.stderr)) as progress:
-        make_part(recipe, store, part, client, threads=threads, progress=progress)
+        make_part(recipe, store, part, client, threads=threads, progress=progress, durable=durable)
     return sum(fresh)
 
 

@@ -16,7 +16,7 @@ import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from uuid import uuid4
 
 import numpy as np
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from factory.recipe import Recipe
 
+Durable = Literal["power", "process"]
 LINE_BYTES = 1 << 20  # a commit's first line is never longer
 
 
@@ -167,13 +168,15 @@ def sizes_hold(plan: Layout, commit: Commit) -> bool:
         return False
 
 
-def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | None = None) -> Commit:
+def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | None = None,
+          durable: Durable = "power") -> Commit:
     """Make one shard and put it into the store: opaque, idempotent, safe to run twice and at the same time.
 
     Parameters
     ----------
     store : a store that `materialise` (or `metadata.create`) began for this recipe
     run : name of the folder for temporary files; by default one of this call only
+    durable : what a finished shard outlives: a power cut, or only the death of this process (faster)
 
     Raises
     ------
@@ -188,7 +191,7 @@ def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | 
     if done is not None:
         return done
     for last_try in (False, True):
-        drop = Drop(Path(store), run or uuid4().hex)
+        drop = Drop(Path(store), run or uuid4().hex, durable)
         try:
             return _make(recipe, plan, shard, drop)
         except FileNotFoundError:
@@ -274,10 +277,11 @@ def _require_same(plan: Layout, commit: Commit) -> None:
 class Drop:
     """Files on their way into a store: written beside their place, synchronised, then renamed all together."""
 
-    def __init__(self, store: Path, run: str):
+    def __init__(self, store: Path, run: str, durable: Durable = "power"):
         if not (store / BOOKS).is_dir():
             raise NoStore(f"the store {store} has vanished")
         self.folder = store / BOOKS / "partial" / run
+        self.synchronises = durable == "power"
         self.waiting: list[tuple[Path, Path]] = []
 
     def add(self, target: Path, data: bytes | memoryview | Iterable[bytes]) -> None:
@@ -288,8 +292,9 @@ class Drop:
         with open(temporary, "wb") as file:
             for piece in [data] if isinstance(data, bytes | memoryview) else data:
                 file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
+            if self.synchronises:
+                file.flush()
+                os.fsync(file.fileno())
 
     def place(self) -> None:
         """Rename everything that waits into its place, then synchronise the folders.
@@ -303,7 +308,7 @@ class Drop:
             else:
                 os.replace(temporary, target)
         self.waiting = []
-        for folder in folders:
+        for folder in folders if self.synchronises else ():
             synchronise(folder)
 
     def clear(self) -> None:

@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from factory.store import behaviour
 from factory.store.care import open_store
-from factory.store.commit import Commit, Drop, standing, write
+from factory.store.commit import Commit, Drop, Durable, standing, write
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.layout import Layout, estimate, layouts, tasks
@@ -39,7 +39,7 @@ Write = Callable[[str, int], Commit]
 
 
 def materialise(recipe: Recipe, store: str | Path, client: Client | None = None, *, threads: int | None = None,
-                progress: Progress | None = None) -> xr.DataTree:
+                progress: Progress | None = None, durable: Durable = "power") -> xr.DataTree:
     """Make every sample of a recipe into a Zarr store; go on where an earlier run stopped, and finish by itself.
 
     Parameters
@@ -47,6 +47,8 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
     store : a path that does not exist yet, an empty folder, or a store that this recipe began
     client : make the shards on the workers of this Dask client; they must see ``store`` under the same path
     threads : without a client, how many shards are made at once; by default one for each CPU that memory allows
+    durable : whether a shard that counts as made outlives a power cut, or only this process (faster); what a power cut
+        took then, `factory verify --deep` finds and `factory repair` makes again
 
     Returns
     -------
@@ -60,12 +62,12 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
     StoreError
         Not enough memory for one shard, a target that is no store or cannot be written, a sample that is not finite.
     """
-    make_part(recipe, store, (1, 1), client, threads=threads, progress=progress)
+    make_part(recipe, store, (1, 1), client, threads=threads, progress=progress, durable=durable)
     return open_store(Path(store).absolute())
 
 
 def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: Client | None = None, *,
-              threads: int | None = None, progress: Progress | None = None) -> bool:
+              threads: int | None = None, progress: Progress | None = None, durable: Durable = "power") -> bool:
     """`materialise` for one of several shares, which need not know of each other; whoever is last finishes the store.
 
     Parameters
@@ -96,7 +98,7 @@ def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: 
     watcher = progress or Silent()
     watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
     try:
-        for commit in _made(recipe, path, client, workers, missing, run):
+        for commit in _made(recipe, path, client, workers, missing, run, durable):
             watcher.shard(commit)
     finally:
         watcher.end()
@@ -229,12 +231,12 @@ def available_memory() -> float:
 
 
 def _made(recipe: Recipe, store: Path, client: Client | None, workers: int, missing: Iterable[Task], run: str,
-          ) -> Iterator[Commit]:
+          durable: Durable) -> Iterator[Commit]:
     if client is not None:
-        return _on_dask(recipe, store, client, iter(missing), run)
+        return _on_dask(recipe, store, client, iter(missing), run, durable)
 
     def one(split: str, shard: int) -> Commit:
-        return write(recipe, store, split, shard, run)
+        return write(recipe, store, split, shard, run, durable)
 
     if workers == 1:
         return (one(*task) for task in missing)
@@ -257,7 +259,8 @@ def _on_threads(one: Write, workers: int, todo: Iterator[Task]) -> Iterator[Comm
                 future.cancel()
 
 
-def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], run: str) -> Iterator[Commit]:
+def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], run: str,
+             durable: Durable) -> Iterator[Commit]:
     """Bounded futures: nothing but commits comes back, and no more tasks are known than can soon be worked on."""
     import distributed
 
@@ -266,7 +269,7 @@ def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], 
 
     def submit(task: Task) -> Any:
         # pure=False: the task's name need not be a hash of the recipe
-        return driver.submit(write, recipe, str(store), *task, run, pure=False)
+        return driver.submit(write, recipe, str(store), *task, run, durable, pure=False)
 
     limit = IN_FLIGHT * max(1, sum(driver.nthreads().values()))
     waiting = {submit(task) for task in islice(todo, limit)}
