@@ -150,7 +150,7 @@ def training(rim: str, resnet: str) -> list[dict[str, Any]]:
 CARD = """# {system}
 
 Weights of the system `{system}` (recurrent inference machine, Sabidussi 2021, doi:10.1016/j.media.2021.102220),
-trained by `factory train {system} STORE --steps {steps}` on {steps} batches of {batch} samples.
+trained by `factory train {system} STORE --steps {steps} --batch {batch} --precision bf16-mixed`.
 
 | | |
 |---|---|
@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    size, count, heads = (64, 8, 3) if given.quick else (64, 30, 4)
+    size, count, heads = (64, 8, 3) if given.quick else (64, 20, 6)
     studies, networks = studies_of("rim_t1"), [given.rim, given.resnet]
 
     def run(name: str, bars: Any, study: Any = None, given_networks: Any = networks, **sizes: Any) -> None:

@@ -6,6 +6,7 @@ a network that contains physics (a likelihood gradient, data consistency) must n
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -21,12 +22,37 @@ class Likelihood(NamedTuple):
     ----------
     gradient : Tensor, (batch, Q, y, x)
         dL / d kappa_q = -sum_n r_n df_n / d kappa_q.
-    curvature : Tensor, (batch, Q, y, x)
-        sum_n (df_n / d kappa_q)^2: the diagonal of the Gauss-Newton matrix, and of the Fisher matrix times sigma^2.
+    curvature : Tensor, (batch, Q, Q, y, x)
+        sum_n df_n / d kappa_p df_n / d kappa_q: the Gauss-Newton matrix, which is the Fisher matrix times sigma^2.
     """
 
     gradient: Tensor
     curvature: Tensor
+
+    def step(self, damping: float) -> Tensor:
+        """The damped Gauss-Newton step (H + damping)^-1 dL / d kappa, (batch, Q, y, x); the maps minus it fit better.
+
+        Parameters
+        ----------
+        damping : float
+            Above 0, in squared units of the signal over those of the maps: sigma^2 / s^2 makes it the step of a normal
+            prior of spread s. Limit: without damping, and where the signal is linear in the maps, it ends at the fit.
+        """
+        number = self.gradient.shape[1]
+        h = [list(row.unbind(1)) for row in self.curvature.unbind(1)]
+        x = list(self.gradient.unbind(1))
+        for q in range(number):  # Gauss's elimination, which needs no pivots: the matrix is positive definite
+            h[q][q] = h[q][q] + damping
+            for p in range(q + 1, number):
+                factor = h[q][p] / h[q][q]
+                x[p] = x[p] - factor * x[q]
+                for r in range(p, number):
+                    h[p][r] = h[p][r] - factor * h[q][r]
+        for q in reversed(range(number)):
+            for r in range(q + 1, number):
+                x[q] = x[q] - h[q][r] * x[r]
+            x[q] = x[q] / h[q][q]
+        return torch.stack(x, 1)
 
 
 def along_maps(times: Tensor) -> Tensor:
@@ -74,7 +100,7 @@ def inversion_recovery_likelihood(
     Returns
     -------
     Likelihood
-        Maps (batch, 3, y, x) in the order A, B, T1.
+        Of the maps A, B, T1, in this order.
 
     Notes
     -----
@@ -85,23 +111,30 @@ def inversion_recovery_likelihood(
     decay = torch.exp(-time / t1[:, None])
     model = amplitude[:, None] * (1 - efficiency[:, None] * decay)
     residual = torch.where(model < 0, -signal, signal) - model
-    weighted = residual * decay
-    squared = decay * decay
-    from_residual, from_weighted = residual.sum(1), weighted.sum(1)
+    later = decay * time
     slope = amplitude * efficiency / (t1 * t1)
-    n = signal.shape[1]
-    total, power = decay.sum(1), squared.sum(1)
+    once, delayed = decay.sum(1), later.sum(1)
+    twice, crossed, late = (decay * decay).sum(1), (decay * later).sum(1), (later * later).sum(1)
     gradient = (
-        efficiency * from_weighted - from_residual,
-        amplitude * from_weighted,
-        slope * (weighted * time).sum(1),
+        efficiency * (residual * decay).sum(1) - residual.sum(1),
+        amplitude * (residual * decay).sum(1),
+        slope * (residual * later).sum(1),
     )
+    of_a = signal.shape[1] - 2 * efficiency * once + efficiency * efficiency * twice
+    of_ab = amplitude * (efficiency * twice - once)
+    of_at = slope * (efficiency * crossed - delayed)
+    of_bt = amplitude * slope * crossed
     curvature = (
-        n - 2 * efficiency * total + efficiency * efficiency * power,
-        amplitude * amplitude * power,
-        slope * slope * (squared * (time * time)).sum(1),
+        (of_a, of_ab, of_at),
+        (of_ab, amplitude * amplitude * twice, of_bt),
+        (of_at, of_bt, slope * slope * late),
     )
-    return Likelihood(torch.stack(gradient, 1), torch.stack(curvature, 1))
+    return Likelihood(torch.stack(gradient, 1), matrix(curvature))
+
+
+def matrix(rows: Sequence[Sequence[Tensor]]) -> Tensor:
+    """Entries (batch, y, x) as (batch, Q, Q, y, x)."""
+    return torch.stack([torch.stack(tuple(row), 1) for row in rows], 1)
 
 
 def t2_decay(amplitude: Tensor, t2: Tensor, echo_time: Tensor) -> Tensor:
@@ -140,12 +173,13 @@ def t2_decay_likelihood(signal: Tensor, amplitude: Tensor, t2: Tensor, echo_time
     time = along_maps(echo_time)
     decay = torch.exp(-time / t2[:, None])
     model = amplitude[:, None] * decay
-    weighted = (torch.where(model < 0, -signal, signal) - model) * decay
-    squared = decay * decay
+    residual = torch.where(model < 0, -signal, signal) - model
+    later = decay * time
     slope = amplitude / (t2 * t2)
-    gradient = (-weighted.sum(1), -slope * (weighted * time).sum(1))
-    curvature = (squared.sum(1), slope * slope * (squared * (time * time)).sum(1))
-    return Likelihood(torch.stack(gradient, 1), torch.stack(curvature, 1))
+    gradient = (-(residual * decay).sum(1), -slope * (residual * later).sum(1))
+    crossed = slope * (decay * later).sum(1)
+    curvature = (((decay * decay).sum(1), crossed), (crossed, slope * slope * (later * later).sum(1)))
+    return Likelihood(torch.stack(gradient, 1), matrix(curvature))
 
 
 class PixelGRU(nn.GRUCell):

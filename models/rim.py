@@ -24,7 +24,7 @@ STEPS = 6  # J of the paper
 SHORTEST = 0.005  # s; the recipes draw no shorter relaxation time
 T1_MAPS, T2_MAPS = ("amplitude", "efficiency", "t1"), ("amplitude", "t2")
 WIDTHS = (40, 40, 80, 80, 160, 320, 160, 80, 80, 40, 6)  # of the ResNet's blocks, as printed
-DAMPING = 0.01  # of the curvature per measurement, in squared units of the signal
+DAMPINGS = (0.01, 0.0003)  # of the curvature, for each image, in squared units of the signal
 
 
 class Cell(nn.Module):
@@ -32,7 +32,7 @@ class Cell(nn.Module):
 
     def __init__(self, maps: int, features: int = 36, activation: type[nn.Module] = nn.Tanh) -> None:
         super().__init__()
-        self.first = nn.Conv2d(2 * maps, features, 3, padding=1)
+        self.first = nn.Conv2d((1 + len(DAMPINGS)) * maps, features, 3, padding=1)
         self.near = layers.PixelGRU(features, features)
         self.second = nn.Conv2d(features, features, 3, padding=1)
         self.third = nn.Conv2d(features, features, 3, padding=1)
@@ -65,7 +65,6 @@ class Mapper(Task):
     """
 
     label: ClassVar[str]
-    alone: ClassVar[bool] = False  # whether an estimate hangs on what else stands in its batch
     maps: tuple[str, ...]
 
     def __init__(self, rate: float) -> None:
@@ -81,15 +80,20 @@ class Mapper(Task):
         return {"adam": (adam, OneCycleLR(adam, self.rate, total_steps=max(2, steps), pct_start=0.2))}
 
     def updates(self, batch: Batch) -> Iterator[tuple[Tensor, str]]:
-        """The squared error summed over the maps, in their own units, averaged over the steps and over the voxels.
+        """The root mean square error of a sample, over its steps, maps and tissue; its mean over the batch.
 
-        Air adds nothing: it has no relaxation time. It counts in the average, so that micro-batches add up exactly.
+        The error of the relaxation time is relative to the truth, because in seconds csf would own the loss. The root
+        makes patches of little noise count as much as those of much. Air is left out: it has no relaxation time.
         """
         shape = batch["tissue"].shape
         truth = torch.stack([broadcast(batch[name], shape) for name in self.maps], 1)
+        scale = torch.ones_like(truth)
+        scale[:, -1] = truth[:, -1].clamp_min(10 * SHORTEST)
         inside = (batch["tissue"] > 0)[:, None]
-        errors = [((estimate - truth).square() * inside).sum() for estimate in self(batch)]
-        yield torch.stack(errors).sum() / (len(errors) * inside.numel()), "adam"
+        estimates = self(batch)
+        errors = sum(((estimate - truth) / scale).square().mul(inside).sum((1, 2, 3)) for estimate in estimates)
+        mean = errors / (len(estimates) * inside.sum((1, 2, 3))).clamp_min(1)
+        yield (mean + 1e-6).sqrt().mean(), "adam"  # the slope of a root is finite above zero only
 
     def predict(self, batch: Batch) -> dict[str, Tensor]:
         return dict(zip(self.maps, self(batch)[-1].unbind(1), strict=True))
@@ -128,17 +132,18 @@ class RIM(Mapper):
         raise NotImplementedError
 
     def hint(self, batch: Batch, maps: Tensor) -> Tensor:
-        """The likelihood gradient as the cell reads it, (batch, Q, y, x), in the units of the maps.
+        """The likelihood gradient as the cell reads it, (batch, 2 Q, y, x), in the units of the maps.
 
         The plain gradient of sum r^2 / 2 spans orders of magnitude between the maps and grows with the number of
-        images; divided by sigma^2, as the likelihood has it, it would explode at low noise. Divided by the curvature
-        of its own map it is the step that this map alone would take (Gauss-Newton): of order one, independent of the
-        number of images, of the signal's scale and of sigma. The damping bounds it where the signal does not depend
-        on the map, as in air. It is an input, so no gradient flows back through it.
+        images; divided by sigma^2, as the likelihood has it, it would explode at low noise; and A, B and T1 are so
+        alike in what they do to an inversion recovery that a step of one alone leads nowhere. So it comes as two
+        damped Gauss-Newton steps: of order one, independent of the number of images and of sigma. They are those of
+        prior knowledge at much and at little noise, and the cell learns which one to trust. They are inputs, so no
+        gradient flows back through them.
         """
         with torch.no_grad(), torch.autocast(maps.device.type, enabled=False):
-            gradient, curvature = self.likelihood(batch, maps.float())
-            return gradient / (curvature + DAMPING * batch["signal"].shape[1])
+            likelihood = self.likelihood(batch, maps.float())
+            return torch.cat([likelihood.step(d * batch["signal"].shape[1]) for d in DAMPINGS], 1)
 
     def forward(self, batch: Batch) -> list[Tensor]:
         """The maps after each of the J steps, (batch, Q, y, x) each."""
@@ -155,7 +160,7 @@ class RIM(Mapper):
 
 
 class T1(RIM):
-    """A, B and T1 of an inversion recovery. 41 475 parameters."""
+    """A, B and T1 of an inversion recovery. 42 447 parameters."""
 
     maps = T1_MAPS
     time = "inversion_time"
@@ -171,7 +176,7 @@ class T1(RIM):
 
 
 class T2(RIM):
-    """A and T2 of a decay. 40 790 parameters."""
+    """A and T2 of a decay. 41 438 parameters."""
 
     maps = T2_MAPS
     time = "echo_time"
@@ -188,26 +193,22 @@ class T2(RIM):
 class Residual(nn.Module):
     """Two 3 x 3 convolutions with batch normalisation beside a skip connection, which is 1 x 1 where the width changes.
 
-    Normalised by the batch's own statistics, in use as well (the authors' code): what stands in a batch changes its
-    estimates, so judge with one whole slice a batch.
+    In use it normalises by the averages of the training. The authors' code takes the batch's own statistics there too,
+    so that a slice's neighbours in a batch change its maps, and a slice alone is far off: measured, and worse.
     """
 
     def __init__(self, before: int, width: int) -> None:
         super().__init__()
         self.inner = nn.Sequential(
-            nn.Conv2d(before, width, 3, padding=1, bias=False), normalised(width), nn.ReLU(),
-            nn.Conv2d(width, width, 3, padding=1, bias=False), normalised(width),
+            nn.Conv2d(before, width, 3, padding=1, bias=False), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(width, width, 3, padding=1, bias=False), nn.BatchNorm2d(width),
         )  # fmt: skip
         self.skip = nn.Identity()
         if before != width:
-            self.skip = nn.Sequential(nn.Conv2d(before, width, 1, bias=False), normalised(width))
+            self.skip = nn.Sequential(nn.Conv2d(before, width, 1, bias=False), nn.BatchNorm2d(width))
 
     def forward(self, x: Tensor) -> Tensor:
         return (self.inner(x) + self.skip(x)).relu()
-
-
-def normalised(width: int) -> nn.BatchNorm2d:
-    return nn.BatchNorm2d(width, track_running_stats=False)
 
 
 class ResNet(Mapper):
@@ -223,7 +224,6 @@ class ResNet(Mapper):
     """
 
     label = "ResNet"
-    alone = True
 
     def __init__(
         self, maps: tuple[str, ...], images: int, widths: tuple[int, ...] = WIDTHS, rate: float = 3e-3
@@ -234,7 +234,7 @@ class ResNet(Mapper):
         blocks = [Residual(a, b) for a, b in itertools.pairwise((first, *widths))]
         last = nn.Conv2d(widths[-1], len(maps), 1)
         self.layers = nn.Sequential(
-            nn.Conv2d(images, first, 1, bias=False), normalised(first), nn.ReLU(), *blocks, last
+            nn.Conv2d(images, first, 1, bias=False), nn.BatchNorm2d(first), nn.ReLU(), *blocks, last
         )
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):

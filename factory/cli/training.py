@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 LOOKED_AT = 64  # samples from which the picture's control maps are made
 VALIDATED = 64  # samples of the validation split that a learning curve looks at
 Row = dict[str, Any]
+Precision = Literal["32-true", "bf16-mixed"]
 SystemName = Annotated[str, typer.Argument(metavar="SYSTEM", help="A network: factory list systems.")]
 
 
@@ -37,6 +38,8 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Of the network's start and the samples' order.")] = 0,
     out: Annotated[Path | None, typer.Option("--out", help="Folder of the run; by default runs/SYSTEM.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
+    precision: Annotated[Precision, typer.Option(
+        help="bf16-mixed is faster on hardware with bfloat16 products (tensor cores, AMX).")] = "32-true",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of PyTorch; by default all cores.")] = None,
     json: AsJson = False,
 ) -> None:
@@ -49,7 +52,7 @@ def train(
     folder = out or Path("runs") / system
     size = batch or card.stages[0].batch
     weights = trained(card, data, folder, split=split, batch=size, steps=steps, seed=seed, resume=resume,
-                      progress=not json)
+                      progress=not json, precision=precision)
     rows = curve_of(folder)
     report.save(learning_curve(rows, system), folder / "curve.png")
     last = [row for row in rows if row.get("split") == "validation" and row["step"] == rows[-1]["step"]]
@@ -155,7 +158,7 @@ def stream_of(source: str | Recipe, split: str, batch: int, seed: int = 0, *, sh
 
 
 def trained(card: Any, source: str | Recipe, out: Path, *, split: str, batch: int, steps: int | None, seed: int,
-            resume: bool, progress: bool) -> Path:
+            resume: bool, progress: bool, precision: Precision = "32-true") -> Path:
     """Train the first stage of a system; with a validation split in the source, ten looks at it on the way."""
     from models.training import fit
 
@@ -165,7 +168,7 @@ def trained(card: Any, source: str | Recipe, out: Path, *, split: str, batch: in
         whole = stream_of(source, "validation", 32, shuffle=False)
         validation = Beginning(whole, VALIDATED // 32)
     return Path(fit(card, stream, out=out, steps=steps, seed=seed, resume=resume, validation=validation,
-                    progress=progress, accelerator="auto"))
+                    progress=progress, precision=precision))
 
 
 def splits_of(source: str | Recipe) -> list[str]:

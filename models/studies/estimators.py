@@ -36,12 +36,11 @@ def network(path: str | os.PathLike[str]) -> Estimator:
     facts: Any = weights.read(path)[1]
     shapes = {name: tuple(size) for name, size in facts["shapes"].items()}
     task = weights.load(systems()[facts["system"]], path, shapes=shapes)
-    alone = getattr(task, "alone", False)
 
     def estimate(data: xr.Dataset) -> Maps:
         time = time_of(data)
         signal = data["signal"].transpose("sample", time, "y", "x").to_numpy()
-        count = 1 if alone else max(1, AT_ONCE // signal[0, 0].size)
+        count = max(1, AT_ONCE // signal[0, 0].size)
         found: dict[str, list[NDArray[np.float64]]] = {}
         for start in range(0, len(signal), count):
             batch = {

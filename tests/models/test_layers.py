@@ -22,14 +22,15 @@ def uniform(low, high, generator, dtype, shape=(2, 5, 4)):
 
 
 def by_autograd(model, signal, maps):
-    """Gradient of sum r^2 / 2, and the sum of squared derivatives, image by image."""
+    """Gradient of sum r^2 / 2, and the sum of products of derivatives, image by image."""
     maps = [value.clone().requires_grad_() for value in maps]
     images = model(*maps)
     loss = (signal - images).square().sum() / 2
     gradient = torch.stack(torch.autograd.grad(loss, maps, retain_graph=True), 1)
-    curvature = torch.zeros_like(gradient)
+    curvature = torch.zeros_like(gradient)[:, None] * gradient[:, :, None]
     for image in images.unbind(1):
-        curvature += torch.stack(torch.autograd.grad(image.sum(), maps, retain_graph=True, allow_unused=True), 1) ** 2
+        slope = torch.stack(torch.autograd.grad(image.sum(), maps, retain_graph=True, allow_unused=True), 1)
+        curvature += slope[:, None] * slope[:, :, None]
     return gradient, curvature
 
 
@@ -58,6 +59,28 @@ def test_t2_decay_likelihood_is_that_of_autograd(dtype, rtol, generator):
     elsewhere = [value * 0.8 for value in maps]
     expected = by_autograd(lambda *m: layers.t2_decay(*m, time), signal, elsewhere)
     agree(layers.t2_decay_likelihood(signal, *elsewhere, time), expected, rtol)
+
+
+@pytest.mark.parametrize("number", [2, 3])
+@pytest.mark.parametrize("damping", [1e-3, 2.0])
+def test_the_damped_step_solves_its_equations(number, damping, generator):
+    gradient = torch.randn(2, number, 5, 4, generator=generator, dtype=torch.float64)
+    slopes = torch.randn(2, 7, number, 5, 4, generator=generator, dtype=torch.float64)
+    curvature = torch.einsum("bnpyx,bnqyx->bpqyx", slopes, slopes)
+    damped = curvature.permute(0, 3, 4, 1, 2) + damping * torch.eye(number, dtype=torch.float64)
+    expected = torch.linalg.solve(damped, gradient.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+    torch.testing.assert_close(layers.Likelihood(gradient, curvature).step(damping), expected)
+
+
+def test_undamped_steps_end_at_the_truth(generator):
+    maps = [uniform(0.5, 1, generator, torch.float64), uniform(1.6, 2, generator, torch.float64),
+            uniform(0.5, 1.5, generator, torch.float64)]  # fmt: skip
+    time = torch.linspace(0.139, 2.0, 31, dtype=torch.float64)
+    signal = layers.inversion_recovery(*maps, time)
+    found = torch.stack([value * 1.05 for value in maps], 1)
+    for _ in range(8):
+        found = found - layers.inversion_recovery_likelihood(signal, *found.unbind(1), time).step(1e-12)
+    torch.testing.assert_close(found, torch.stack(maps, 1), rtol=1e-8, atol=0)
 
 
 def test_signals_reach_their_limits():

@@ -19,8 +19,10 @@ def first(stream_of, recipe="rim_t1", **options):
 
 
 @pytest.mark.parametrize(("network", "count"), [(T1, 41_475), (T2, 40_790)])
-def test_it_has_as_many_parameters_as_the_paper(network, count):
-    assert sum(p.numel() for p in network().parameters()) == count
+def test_it_has_as_many_parameters_as_the_paper_but_for_the_second_step(network, count):
+    task = network()
+    second = len(task.maps) * 36 * 3 * 3
+    assert sum(p.numel() for p in task.parameters()) == count + second
 
 
 def test_it_takes_any_number_of_inversion_times(stream_of):
@@ -52,7 +54,7 @@ def test_the_hint_does_not_grow_with_the_number_of_images(stream_of):
     once, task = first(stream_of), T1()
     twice = once | {"signal": once["signal"].repeat(1, 2, 1, 1), "inversion_time": once["inversion_time"].repeat(2)}
     maps = task.begin(once["signal"])
-    torch.testing.assert_close(task.hint(once, maps), task.hint(twice, maps), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(task.hint(once, maps), task.hint(twice, maps), rtol=1e-3, atol=2e-4)
 
 
 def test_estimates_are_never_negative_and_relaxation_never_below_its_floor(stream_of):
