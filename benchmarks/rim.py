@@ -189,7 +189,7 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true")
     given = parser.parse_args()
     torch.set_num_threads(1)
-    size, count, heads = (64, 8, 3) if given.quick else (64, 20, 6)
+    size, count, heads = (64, 8, 3) if given.quick else (64, 12, 6)
     studies, networks = studies_of("rim_t1"), [given.rim, given.resnet]
 
     def run(name: str, bars: Any, study: Any = None, given_networks: Any = networks, **sizes: Any) -> None:
@@ -200,7 +200,7 @@ def main() -> None:
     record("rim", training(given.rim, given.resnet))
     snrs = (5, 10, 30) if given.quick else (3, 5, 10, 30, 60, 100)
     run("noise", lambda rows: robustness(rows) + likelihood(rows, snrs), size=size, count=count, heads=heads, snrs=snrs)
-    run("blur", blurriness, size=96, count=10 if given.quick else 50)
+    run("blur", blurriness, size=96, count=10 if given.quick else 24)
     run("times", other_times, size=size, count=count // 2, heads=heads)
     run("timing", speed, size=128)
     run("phantom", lambda rows: ladder(rows, "T1"))
