@@ -1,4 +1,4 @@
-"""The bars of the relaxometry paper, and its figures: python benchmarks/rim.py RIM RESNET [--wide W] [--t2 W] [--quick]
+"""The bars of the relaxometry paper, and its figures: python benchmarks/rim.py RIM RESNET [OPTIONS]
 
 RIM and RESNET are weights files of rim_t1 and of a resnet_t1; --wide gives a rim_t1 that was trained on rim_t1_wide,
 --t2 a rim_t2. Writes rows under the topic rim and pictures into docs/pictures.
@@ -187,17 +187,21 @@ def main() -> None:
     parser.add_argument("--wide")
     parser.add_argument("--t2")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--only", nargs="+", help="studies by name, to spread them over cores; card comes last")
     given = parser.parse_args()
     torch.set_num_threads(1)
     size, count, heads = (64, 8, 3) if given.quick else (64, 12, 6)
     studies, networks = studies_of("rim_t1"), [given.rim, given.resnet]
 
     def run(name: str, bars: Any, study: Any = None, given_networks: Any = networks, **sizes: Any) -> None:
+        if given.only and name not in given.only:
+            return
         rows, figure = (study or studies[name])(given_networks, **sizes)
         save(figure, PICTURES / f"rim_{name}.png")
         record("rim", bars(rows))
 
-    record("rim", training(given.rim, given.resnet))
+    if not given.only or "training" in given.only:
+        record("rim", training(given.rim, given.resnet))
     snrs = (5, 10, 30) if given.quick else (3, 5, 10, 30, 60, 100)
     run("noise", lambda rows: robustness(rows) + likelihood(rows, snrs), size=size, count=count, heads=heads, snrs=snrs)
     run("blur", blurriness, size=96, count=10 if given.quick else 24)
@@ -208,7 +212,8 @@ def main() -> None:
     wide = partial(noise, recipe="rim_t1_wide", snrs=(5, 10))
     here = "; half-normal scale 0.332, RIM of 0.2"
     run("wide", lambda rows: robustness(rows, here), wide, size=size, count=count // 2, heads=heads)
-    card(given.rim)
+    if not given.only or "card" in given.only:
+        card(given.rim)
     if given.wide:
         run("wide_trained", lambda rows: robustness(rows, "; half-normal scale 0.332, RIM of 0.332"), wide,
             [given.wide], size=size, count=count // 2, heads=heads)  # fmt: skip

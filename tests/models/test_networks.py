@@ -81,7 +81,7 @@ def test_every_parameter_receives_a_gradient(card, stage, stream_of):
 def test_one_batch_can_be_overfitted(card, stage, stream_of):
     """The loss falls to less than half its start."""
     batch, task = batch_and_task(card, stage, stream_of)
-    steps, losses = 60, []
+    steps, losses = 200, []
     optimizers = task.optimizers(steps)
     for _ in range(steps):
         for loss, name in task.updates(batch):
