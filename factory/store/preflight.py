@@ -22,6 +22,7 @@ from factory.store.metadata import BOOKS, Document, Root, read_document
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 CHUNK_BYTES = 1 << 30  # the most that one inner chunk, or one chunk of a plain array, may hold
+MEMBERS = 1024  # splits and variables of a store
 CODECS = frozenset({"bytes", "crc32c", "sharding_indexed"})
 
 
@@ -35,6 +36,9 @@ def preflight(store: str | Path, root: Root) -> None:
     """
     path = Path(store)
     _folder(path / BOOKS)
+    number = sum(1 + len(facts["variables"]) for facts in root.splits.values())
+    if number > MEMBERS:
+        raise StoreError(f"{path / 'zarr.json'} names {number} splits and variables; a store has at most {MEMBERS}")
     for split, facts in root.splits.items():
         for name in (split, *facts["variables"]):
             if not NAME.fullmatch(name):

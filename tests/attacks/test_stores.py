@@ -87,6 +87,9 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a folder elsewhere": (
         lambda s: edited(s / "zarr.json", lambda d: d["attributes"]["splits"]["train"]["variables"].append("../../x")),
         "names"),
+    "a hundred thousand arrays": (
+        lambda s: edited(s / "zarr.json", lambda d: d["attributes"]["splits"]["train"].update(
+            variables=[f"a{k}" for k in range(100_000)])), "names 1000[0-9]{2} splits and variables"),
     "only the repeated metadata": (
         lambda s: edited(s / "zarr.json", lambda d: repeated(d)["train/noisy"].update(shape=[1, 1])),
         "what the store itself does not say"),
