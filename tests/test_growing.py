@@ -22,18 +22,6 @@ from factory.store import commit as commits
 from tests.test_store import RECIPE, recipe_of, tree
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return recipe_of(tmp_path_factory.mktemp("recipe"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("undisturbed") / "store"
-    materialise(recipe, path, threads=1)
-    return path
-
-
 @pytest.mark.parametrize("count", [2, 3, 20])
 def test_parts_in_any_order_add_up(recipe: Recipe, undisturbed: Path, tmp_path: Path, count: int) -> None:
     numbers = list(range(1, count + 1))

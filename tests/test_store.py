@@ -81,19 +81,6 @@ def recipe_of(folder: Path, text: str = RECIPE) -> Recipe:
     return load(path)
 
 
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    return recipe_of(tmp_path_factory.mktemp("recipe"))
-
-
-@pytest.fixture(scope="module")
-def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished store that no test changes."""
-    path = tmp_path_factory.mktemp("undisturbed") / "store"
-    materialise(recipe, path, threads=1)
-    return path
-
-
 @pytest.fixture
 def store(recipe: Recipe, tmp_path: Path) -> Path:
     """A finished store that a test may damage."""

@@ -42,11 +42,12 @@ def verify(
         found.append(one)
         if not json:
             say(one.sentence)
-    code = 1 if found else status(store).code
+    whole = None if found else status(store)
+    code = 1 if whole is None else whole.code
     if json:
         as_json({"store": store, "code": code, "damage": [
             {"path": d.path, "kind": d.kind, "split": d.split, "array": d.array, "shard": d.shard} for d in found]})
-    elif found:
+    elif whole is None:
         number = "one damaged file" if len(found) == 1 else f"{len(found)} damaged files"
         complain(f"{store}: {number}\nNext:  factory repair {store}")
     else:
@@ -54,7 +55,7 @@ def verify(
             f"{100 * part:g} % of the shards were read" if subset else "add --deep to read every byte")
         say(f"{store}: no damage found ({read})")
         if code:
-            complain(status(store).sentence)
+            complain(whole.sentence)
     raise typer.Exit(code)
 
 

@@ -36,10 +36,15 @@ def _side(given: str | Path | Recipe) -> Recipe | Root:
     return read_root(given) if isinstance(given, str | Path) else given
 
 
+def changed_lines(old: str, new: str) -> list[str]:
+    """The lines that two texts do not share, with - and + before them."""
+    return [line for line in difflib.unified_diff(old.splitlines(), new.splitlines(), n=0, lineterm="")
+            if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+
+
 def _recipes(left: Recipe | Root, right: Recipe | Root) -> Iterator[str]:
     a, b = (side.recipe if isinstance(side, Root) else side.text for side in (left, right))
-    lines = [line for line in difflib.unified_diff(a.splitlines(), b.splitlines(), n=0, lineterm="")
-             if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+    lines = changed_lines(a, b)
     if left.identity != right.identity:
         yield f"the recipes differ: identity {left.identity[:12]} and {right.identity[:12]}"
         yield from lines or ["their text is the same: a file that they read is not (its sha256 differs)"]

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import xxhash
 
 from factory.store.care import plan_of
-from factory.store.commit import Commit, DamagedCommit, commit_path, parse, read_commit
+from factory.store.commit import LINE_BYTES, Commit, DamagedCommit, commit_path, parse, read_commit
 from factory.store.errors import DamagedStore, StoreError
 from factory.store.files import fault, open_regular
 from factory.store.finish import MANIFEST, MANIFEST_COPY, SHARDS, Merkle, metadata_mark, sealed
@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 BLOCK = 1 << 22  # bytes that are hashed at once
-LINE_BYTES = 1 << 20
 KINDS = {
     "missing": "the file is not there",
     "empty": "the file has no bytes",

@@ -34,6 +34,7 @@ FORMAT = 1
 BOOKS = ".factory"  # commits, manifest, partial files and log: everything that is not Zarr
 COPY = "root.json"  # of what the root says before the store is finished, should the root be lost
 DOCUMENT_BYTES = 1 << 25  # a zarr.json is never larger
+MEMBERS = 1024  # splits and variables of a store
 STALE_SECONDS = 3600.0
 Document = dict[str, Any]
 
@@ -246,8 +247,13 @@ def _root(path: Path, file: Path) -> Root:
     if attrs["store_format"] != FORMAT:
         raise StoreError(f"{path} has the store format {attrs['store_format']}; this version reads {FORMAT}")
     try:
-        splits = {name: {"samples": int(s["samples"]), "per_shard": int(s["per_shard"]),
-                         "variables": tuple(s["variables"])} for name, s in attrs["splits"].items()}
+        splits: dict[str, Document] = {
+            name: {"samples": int(s["samples"]), "per_shard": int(s["per_shard"]), "variables": tuple(s["variables"])}
+            for name, s in attrs["splits"].items()
+        }
+        number = sum(1 + len(s["variables"]) for s in splits.values())
+        if number > MEMBERS:  # here, so that no walk over a store is longer than it can be
+            raise StoreError(f"{file} names {number} splits and variables; a store has at most {MEMBERS}")
         name, text, identity = str(attrs.get("name", "store")), str(attrs["recipe"]), str(attrs["identity"])
         return Root(name, text, identity, splits, attrs.get("id"))
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -22,7 +22,6 @@ from factory.store.metadata import BOOKS, Document, Root, read_document
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 CHUNK_BYTES = 1 << 30  # the most that one inner chunk, or one chunk of a plain array, may hold
-MEMBERS = 1024  # splits and variables of a store
 CODECS = frozenset({"bytes", "crc32c", "sharding_indexed"})
 
 
@@ -36,9 +35,7 @@ def preflight(store: str | Path, root: Root) -> None:
     """
     path = Path(store)
     _folder(path / BOOKS)
-    number = sum(1 + len(facts["variables"]) for facts in root.splits.values())
-    if number > MEMBERS:
-        raise StoreError(f"{path / 'zarr.json'} names {number} splits and variables; a store has at most {MEMBERS}")
+    documents: dict[str, Document] = {}
     for split, facts in root.splits.items():
         for name in (split, *facts["variables"]):
             if not NAME.fullmatch(name):
@@ -48,8 +45,9 @@ def preflight(store: str | Path, root: Root) -> None:
         for name in facts["variables"]:
             folder = path / split / name
             _folder(folder)
-            _array(folder / "zarr.json", read_document(folder / "zarr.json"), facts["samples"])
-    _repeated(path, root)
+            documents[f"{split}/{name}"] = document = read_document(folder / "zarr.json")
+            _array(folder / "zarr.json", document, facts["samples"])
+    _repeated(path, root, documents)
 
 
 def _folder(path: Path) -> None:
@@ -61,7 +59,7 @@ def _folder(path: Path) -> None:
         raise StoreError(f"{path} is no folder (links are not followed); copy the store's real files")
 
 
-def _repeated(store: Path, root: Root) -> None:
+def _repeated(store: Path, root: Root, documents: Mapping[str, Document]) -> None:
     """What groups repeat of the metadata below them, which readers take in their place, must be the same."""
     groups = {"": store / "zarr.json"} | {f"{split}/": store / split / "zarr.json" for split in root.splits}
     for prefix, path in groups.items():
@@ -72,9 +70,8 @@ def _repeated(store: Path, root: Root) -> None:
         if not isinstance(members, dict):
             raise DamagedStore(f"{path} lacks or garbles its consolidated metadata")
         for key, document in members.items():
-            split, _, name = f"{prefix}{key}".partition("/")
-            known = split in root.splits and name in ("", *root.splits[split]["variables"])
-            if not known or (name and document != read_document(store / split / name / "zarr.json")):
+            place = f"{prefix}{key}"
+            if place not in root.splits and document != documents.get(place):
                 raise DamagedStore(f"{path} says of {key!r:.80} what the store itself does not say; run factory repair")
 
 

@@ -6,7 +6,6 @@ the bytes are the same, because a shard depends on the recipe and its index alon
 
 from __future__ import annotations
 
-import difflib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
@@ -18,6 +17,7 @@ from uuid import uuid4
 from factory.store import behaviour
 from factory.store.care import open_store
 from factory.store.commit import Commit, Drop, Durable, standing, write
+from factory.store.compare import changed_lines
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.layout import Layout, estimate, layouts, tasks
@@ -169,8 +169,7 @@ def _require_target(recipe: Recipe, store: Path) -> None:
 def _require_recipe(recipe: Recipe, store: Path) -> None:
     """Refuse another recipe's store, and say what differs."""
     root = read_root(store)
-    lines = [line for line in difflib.unified_diff(root.recipe.splitlines(), recipe.text.splitlines(), n=0, lineterm="")
-             if line[:3] not in ("---", "+++") and line[:2] != "@@"]
+    lines = changed_lines(root.recipe, recipe.text)
     if root.identity != recipe.identity:
         if not lines:
             raise AnotherRecipe(f"{store} was made by the same recipe text, but a file that it reads has changed since "
