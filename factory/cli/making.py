@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -19,9 +20,11 @@ from factory.cli.look import RecipeName
 from factory.cli.terminal import as_json, complain, console, say, size, span, table
 
 if TYPE_CHECKING:
+    from cluster.profiles import Profile
     from factory.recipe import Recipe
 
 Durable = Literal["power", "process"]
+STOPPED = 130  # what a shell reports for a program that Ctrl-C ended
 PROBE_SECONDS = 2.0  # a split is timed until this has passed
 PROBE_SAMPLES = 256  # or until so many samples are made
 Store = Annotated[str, typer.Argument(metavar="STORE", help="The store's folder, such as rim_t1.zarr.")]
@@ -37,35 +40,51 @@ def make(
     workers: Annotated[int | None, typer.Option(
         min=1, help="Make the samples in this many Dask worker processes instead of this process's threads.")] = None,
     threads: Annotated[int | None, typer.Option(min=1, help="Threads; by default one for each core.")] = None,
+    cluster: Annotated[str | None, typer.Option(
+        metavar="PROFILE", help="Make the samples on a cluster: a built-in profile (factory cluster list) or a file "
+                                "such as ./my.yaml.")] = None,
     part: Annotated[str | None, typer.Option(
         metavar="I/N", help="Make the I-th of N shares only, as a job array does; the last one finishes.")] = None,
     durable: Annotated[Durable, typer.Option(
         help="What a shard outlives once it is made: a power cut, or only this process (faster).")] = "power",
     dashboard: Annotated[bool, typer.Option(
-        "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers).")] = False,
+        "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers or --cluster).")] = False,
+    report: Annotated[Path | None, typer.Option(
+        metavar="FILE.html", help="Keep Dask's report of where time went (with --workers or --cluster).")] = None,
     json: AsJson = False,
 ) -> None:
     """Make a recipe's samples into a store; run it again to go on after any interruption."""
+    profile = _profile(workers, threads, cluster)
+    if profile is None and (dashboard or report):
+        hint = "--dashboard" if dashboard else "--report"
+        raise typer.BadParameter("that belongs to Dask: add --workers N or --cluster PROFILE", param_hint=hint)
     loaded = recipe_of(recipe, set_, samples)
-    if dashboard and workers is None:
-        raise typer.BadParameter("the dashboard belongs to Dask: add --workers N", param_hint="--dashboard")
-    if workers is not None and threads is not None:
-        raise typer.BadParameter("give --workers or --threads, not both", param_hint="--threads")
     if dry_run:
         _plan(loaded, store, json)
         return
     share = (1, 1) if part is None else part_of(part)
     began = time.perf_counter()
-    cores = usable_cores()
-    where = f"{workers} Dask worker processes" if workers else f"up to {threads or cores} threads"
-    complain(f"{loaded.name} -> {store}: {_weight(loaded)}, on {where}")
-    fresh = materialised(loaded, store, workers=workers, threads=threads, dashboard=dashboard, part=share,
-                         durable=durable)
+    with stoppable(f"factory make {recipe} {store}"):
+        fresh = materialised(loaded, store, threads=threads, profile=profile, dashboard=dashboard, report=report,
+                             part=share, durable=durable)
     _summary(loaded, store, fresh, time.perf_counter() - began, json)
 
 
-def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = None, threads: int | None = None,
-                 dashboard: bool = False, part: tuple[int, int] = (1, 1), durable: Durable = "power") -> int:
+def _profile(workers: int | None, threads: int | None, cluster: str | None) -> Profile | None:
+    """The cluster that is asked for, checked before anything else happens."""
+    given = [name for name, value in (("--workers", workers), ("--threads", threads), ("--cluster", cluster)) if value]
+    if len(given) > 1:
+        raise typer.BadParameter(f"give {' or '.join(given)}, not both", param_hint=given[1])
+    if workers is None and cluster is None:
+        return None
+    from cluster.profiles import Profile, load_profile
+
+    return load_profile(cluster) if cluster else Profile("local", name="this machine", workers=workers or 1)
+
+
+def materialised(recipe: Recipe, store: str | Path, *, threads: int | None = None, profile: Profile | None = None,
+                 dashboard: bool = False, report: Path | None = None, part: tuple[int, int] = (1, 1),
+                 durable: Durable = "power") -> int:
     """`factory.store.make_part` with a progress bar on standard error; returns how many samples were made now."""
     from factory.store import RichProgress, make_part
 
@@ -76,9 +95,33 @@ def materialised(recipe: Recipe, store: str | Path, *, workers: int | None = Non
             fresh.append(commit.samples)
             super().shard(commit)
 
-    with _cluster(workers, dashboard) as client, Counting(console(sys.stderr)) as progress:
-        make_part(recipe, store, part, client, threads=threads, progress=progress, durable=durable)
+    with _client(profile, dashboard, report) as client:
+        where = f"up to {threads or usable_cores()} threads" if profile is None else f"{profile.name} ({profile.kind})"
+        complain(f"{recipe.name} -> {store}: {_weight(recipe)}, on {where}")
+        with Counting(console(sys.stderr)) as progress:
+            make_part(recipe, store, part, client, threads=threads, progress=progress, durable=durable)
     return sum(fresh)
+
+
+@contextmanager
+def stoppable(command: str) -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM (a preempted job, a time that is up) end a command with one sentence how to go on.
+
+    A second SIGTERM ends the process at once.
+    """
+    def stop(number: int, frame: object) -> None:
+        signal.signal(signal.SIGTERM, before)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    except KeyboardInterrupt:
+        complain(f"\nStopped. What is made is kept: `{command} ...` again, with the same options, goes on where this "
+                 "stopped.")
+        raise typer.Exit(STOPPED) from None
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def part_of(text: str) -> tuple[int, int]:
@@ -90,16 +133,19 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 @contextmanager
-def _cluster(workers: int | None, dashboard: bool) -> Iterator[Any]:
-    if workers is None:
+def _client(profile: Profile | None, dashboard: bool, report: Path | None) -> Iterator[Any]:
+    if profile is None:
         yield None
         return
-    from cluster.connect import local_client
+    from cluster.connect import connect, reported, tunnel
+    from cluster.plan import size as workers_of
 
-    with local_client(workers, dashboard=dashboard) as client:
+    complain(f"waiting for {profile.name}: {workers_of(profile)}")
+    with connect(profile, dashboard=dashboard) as client:
         if dashboard:
-            complain(f"dashboard: {client.dashboard_link}")
-        yield client
+            complain(f"dashboard: {client.dashboard_link}\nfrom elsewhere: {tunnel(profile, client)}")
+        with reported(report):
+            yield client
 
 
 def _weight(recipe: Recipe) -> str:

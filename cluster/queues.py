@@ -1,0 +1,85 @@
+"""Workers as jobs of SLURM, PBS, LSF or SGE, through dask-jobqueue."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from cluster.keys import private, security_in, shared_folder
+from cluster.profiles import Profile
+
+ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
+LOOPBACK_PAGES = "127.0.0.1:0"
+LIFETIME, STAGGER = 0.9, 0.05  # a worker hands over its work before its job's walltime is over, not all at once
+MISSING = ("{what} needs {package}, which is not installed: pip install 'mr-factory[cluster]'")
+
+
+def library(name: str, what: str, package: str | None = None) -> Any:
+    """An optional library; ModuleNotFoundError as a sentence that names the extra."""
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] != name.partition(".")[0]:
+            raise
+        sentence = MISSING.format(what=what, package=package or name.partition(".")[0].replace("_", "-"))
+        raise ValueError(sentence) from None
+
+
+def job_options(profile: Profile, keys: Path, logs: Path) -> dict[str, Any]:
+    """The arguments of a dask-jobqueue cluster and of its jobs."""
+    worker = ["--no-dashboard", "--dashboard-address", LOOPBACK_PAGES]
+    if profile.walltime:
+        worker += ["--lifetime", f"{profile.walltime * LIFETIME:.0f}s",
+                   "--lifetime-stagger", f"{profile.walltime * STAGGER:.0f}s"]
+    account = "account" if profile.kind in ("slurm", "pbs") else "project"
+    return {
+        "cores": profile.job_cores, "processes": profile.job_workers, "memory": profile.memory,
+        "queue": profile.queue, account: profile.account, "walltime": walltime(profile),
+        "interface": profile.interface, "job_name": "factory", "log_directory": str(logs),
+        "local_directory": '"$FACTORY_SCRATCH"', "job_extra_directives": list(profile.job_extra),
+        "job_script_prologue": prologue(profile), "worker_extra_args": worker,
+        "python": profile.python or sys.executable, "protocol": "tls://", "security": security_in(keys),
+    }
+
+
+def walltime(profile: Profile) -> str | None:
+    """As the queue writes it; LSF counts minutes."""
+    if profile.walltime is None:
+        return None
+    hours, rest = divmod(profile.walltime, 3600)
+    if profile.kind == "lsf":
+        return f"{(profile.walltime + 59) // 60 // 60:02d}:{(profile.walltime + 59) // 60 % 60:02d}"
+    return f"{hours:02d}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def prologue(profile: Profile) -> list[str]:
+    """Lines of shell before the worker starts: the user's, then what every worker of ours needs."""
+    scratch = profile.scratch or "${TMPDIR:-/tmp}"
+    return [
+        *profile.prologue,
+        *(f"export {name}={value}" for name, value in ONE_THREAD.items()),
+        "export DASK_DISTRIBUTED__WORKER__HTTP__ROUTES='[]'",
+        f'FACTORY_SCRATCH=$(mktemp -d "{scratch}/mr-factory-XXXXXXXXXX") || exit 1',
+        "trap 'rm -rf \"$FACTORY_SCRATCH\"' EXIT",
+    ]
+
+
+def job_script(profile: Profile) -> str:
+    """The script of one job, with the places of what is known only when a cluster starts."""
+    jobqueue = library("dask_jobqueue", f"a {profile.kind} profile")
+    job = getattr(import_module(f"dask_jobqueue.{profile.kind}"), f"{profile.kind.upper()}Job")
+    assert jobqueue
+    options = job_options(profile, shared_folder(profile.shared) / "run-HOST-PID-RANDOM", Path("/dev"))
+    script: str = job("tls://SCHEDULER:PORT", name="factory-0", **options).job_script()
+    return script.replace("/dev/", f"{shared_folder(profile.shared)}/logs/")
+
+
+def queue_cluster(profile: Profile, keys: Path, dashboard: bool) -> Any:
+    """A scheduler in this process and no job yet; `adapt` submits them."""
+    jobqueue = library("dask_jobqueue", f"a {profile.kind} profile")
+    options = job_options(profile, keys, private(shared_folder(profile.shared) / "logs"))
+    pages = {"dashboard_address": LOOPBACK_PAGES, "dashboard": dashboard}
+    made = getattr(jobqueue, f"{profile.kind.upper()}Cluster")
+    return made(scheduler_options=pages, silence_logs="error", **options)
