@@ -175,7 +175,11 @@ def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
         view.flags.writeable = False
         seen.append(view)
     extra = {"draws": draws.under(link.label)} if link.step.random else {}
-    result = link.step(*seen, **extra, **link.constants)._asdict()
+    try:
+        result = link.step(*seen, **extra, **link.constants)._asdict()
+    except Exception as error:
+        error.add_note(f"step {link.label} with {', '.join(map(_shown, link.wires.values(), inputs)) or 'no inputs'}")
+        raise
     made = {}
     for key, name in link.outputs.items():
         values, port = result[key], link.ports[name]
@@ -187,6 +191,14 @@ def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
             )
         made[name] = values
     return made
+
+
+def _shown(name: str, values: Array) -> str:
+    """A variable in a sentence: its number, or where its numbers lie."""
+    if values.size == 1:
+        return f"{name} = {values.item():.6g}"
+    ends = f" from {np.abs(values).min():.6g} to {np.abs(values).max():.6g}" if values.size else ""
+    return f"{name} {values.shape}{ends}"
 
 
 class Outer:

@@ -111,7 +111,7 @@ class Stream(IterableDataset[Batch]):
             self.dataset_id = f"{source.identity}/{plan.name}/{samples} live"
             names = [v.name for v in plan.variables.values() if v.coordinate]
         else:
-            self.layout = read_layout(os.fspath(source), split)
+            self.layout = _layout_of(os.fspath(source), split)
             check(self.layout)
             self.split, samples = self.layout.split, self.layout.samples
             self.dataset_id = f"{self.layout.id}/{self.split}"
@@ -240,6 +240,13 @@ class Stream(IterableDataset[Batch]):
             raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
                              "id changed); make a new Stream")
         return Stored(self.layout)
+
+
+def _layout_of(store: str, split: str | None) -> Layout:
+    if "://" in store:
+        raise StoreError(f"{store} cannot be streamed: a Stream reads folders; copy the store to one, or open it with "
+                         "factory.store.open_store")
+    return read_layout(store, split)
 
 
 class Live:
@@ -430,9 +437,8 @@ class Stored:
         )
 
     def _path(self, field: Field, number: int) -> Path:
-        if field.scalar:
-            return Path(self.layout.store, self.layout.split, field.name, f"c.{number}")
-        return self.layout.file(field.name, number)
+        return Path(self.layout.store, self.layout.split, field.name,
+                    f"c.{number}" if field.scalar else self.layout.bulk[field.name].key(number))
 
     def _size(self, field: Field, number: int) -> int:
         return field.stride if field.scalar else self.layout.sizes(number)[field.name]

@@ -436,25 +436,35 @@ def loss_row(split: str, optimizer: str, value: float) -> Row:
     return {"split": split, "name": "loss", "optimizer": optimizer, "value": value}
 
 
+@contextlib.contextmanager
+def _without_advice() -> Iterator[None]:
+    """Where SLURM is installed, Lightning advises srun, which training on one device does not need."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The `srun` command")
+        yield
+
+
 def trainer_of(ledger: Ledger, precision: Literal["32-true", "bf16-mixed"], accelerator: str) -> lightning.Trainer:
     """Lightning's loop, without what the ledger does."""
-    return lightning.Trainer(
-        max_epochs=1,
-        accelerator=accelerator,
-        devices=1,
-        precision=precision,
-        callbacks=[ledger],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        default_root_dir=ledger.out,
-    )
+    with _without_advice():
+        return lightning.Trainer(
+            max_epochs=1,
+            accelerator=accelerator,
+            devices=1,
+            precision=precision,
+            callbacks=[ledger],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            default_root_dir=ledger.out,
+        )
 
 
 def run(trainer: lightning.Trainer, module: Training, feed: Feed, checkpoint: Path | None) -> None:
     """Train to the last batch."""
-    trainer.fit(module, feed, ckpt_path=checkpoint, weights_only=True)
+    with _without_advice():
+        trainer.fit(module, feed, ckpt_path=checkpoint, weights_only=True)
     if module.batches != module.steps:
         raise TrainingError(f"the training stopped after {module.batches} of {module.steps} batches; resume it.")
 

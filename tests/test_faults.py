@@ -21,7 +21,7 @@ import pytest
 
 from factory.recipe import Recipe, load
 from factory.store import StoreError, damages, extend, materialise, repair, status
-from factory.store import commit as commits
+from factory.store import drop as drops
 from factory.store.commit import commit_path
 from factory.store.layout import layouts
 from tests.test_damage import flip
@@ -53,14 +53,13 @@ class Faults:
             return lambda *args, **options: self(kind, real, *args, **options)
 
         def opened(*args: Any, **options: Any) -> Any:
-            file = self("open", builtins.open, *args, **options)
+            file = builtins.open(*args, **options)  # noqa: SIM115
             return Written(file, self) if "w" in (args[1] if len(args) > 1 else options.get("mode", "r")) else file
 
-        stack.enter_context(patch.object(commits, "open", opened, create=True))
-        for name in ("fsync", "replace"):
-            stack.enter_context(patch.object(os, name, wrapped(name, getattr(os, name))))
-        for name in ("unlink", "mkdir"):
-            stack.enter_context(patch.object(Path, name, wrapped(name, getattr(Path, name))))
+        stack.enter_context(patch.object(drops, "open", opened, create=True))
+        for name in KINDS:
+            if name != "write":
+                stack.enter_context(patch.object(os, name, wrapped(name, getattr(os, name))))
         return stack
 
 

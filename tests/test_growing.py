@@ -5,6 +5,7 @@ Budget: 40 s on two cores.
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -18,7 +19,6 @@ from typer.testing import CliRunner
 from factory.cli import app
 from factory.recipe import Recipe, load
 from factory.store import AnotherRecipe, damages, extend, make_part, materialise, open_store, status
-from factory.store import commit as commits
 from tests.test_store import RECIPE, recipe_of, tree
 
 
@@ -40,8 +40,8 @@ def test_a_part_makes_its_share_only(recipe: Recipe, tmp_path: Path) -> None:
 
 def test_durability_does_not_change_the_bytes(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
     calls = []
-    real = commits.os.fsync
-    with patch.object(commits.os, "fsync", lambda handle: calls.append(handle) or real(handle)):
+    real = os.fsync
+    with patch.object(os, "fsync", lambda handle: calls.append(handle) or real(handle)):
         materialise(recipe, tmp_path / "store", threads=1, durable="process")
         fast = len(calls)
         materialise(recipe, tmp_path / "power", threads=1)
@@ -93,17 +93,17 @@ def test_an_extended_store_is_one_that_was_larger_from_the_start(
 
 def test_an_extension_that_is_killed_goes_on(larger: Recipe, grown: Path, undisturbed: Path, tmp_path: Path) -> None:
     """At every rename of the extension; `extend` again, and what lies there in between is never taken for finished."""
-    real, at = commits.os.replace, 0
+    real, at = os.replace, 0
     while True:
         store = Path(shutil.copytree(undisturbed, tmp_path / f"store{at}"))
         count = iter(range(10**6))
 
-        def killed(source: str, target: str, at: int = at, count: object = count) -> None:
+        def killed(source: str, target: str, *, at: int = at, count: object = count, **folders: int) -> None:
             if next(count) == at:  # type: ignore[call-overload]
                 raise KeyboardInterrupt
-            real(source, target)
+            real(source, target, **folders)
 
-        with patch.object(commits.os, "replace", killed):
+        with patch.object(os, "replace", killed):
             try:
                 extend(larger, store, threads=1)
                 break

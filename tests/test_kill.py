@@ -21,7 +21,7 @@ import pytest
 
 from factory.recipe import load
 from factory.store import IncompleteStore, NoStore, materialise, read_layout, status
-from factory.store.commit import Drop
+from factory.store.drop import Drop
 
 KILLS = 20
 RECIPE = """\
@@ -156,12 +156,12 @@ def test_stopped_before_every_rename_and_every_synchronisation(tmp_path: Path, m
             calls = 0
 
             def counted(real: Any) -> Any:
-                def call(*args: Any) -> Any:
+                def call(*args: Any, **options: Any) -> Any:
                     nonlocal calls
                     calls += 1
                     if calls == moment:  # noqa: B023
                         raise Stopped
-                    return real(*args)
+                    return real(*args, **options)
                 return call
 
             for name in ("replace", "rename"):

@@ -24,6 +24,7 @@ from factory import cache
 from factory.store.commit import Commit, standing
 from factory.store.encode import decode
 from factory.store.errors import AnotherRecipe, DamagedStore
+from factory.store.files import Place, open_regular, place
 from factory.store.layout import Bulk, Layout
 from factory.store.metadata import BOOKS, array_document, dumps
 from factory.units import Array
@@ -40,16 +41,18 @@ def fingerprint() -> Fingerprint:
             "numpy": version("numpy"), "numba": version("numba"), "zarr": version("zarr")}
 
 
-def known(store: Path) -> Iterator[Fingerprint]:
+def known(store: Place) -> Iterator[Fingerprint]:
     """The fingerprints of the runs that worked on a store."""
-    for path in sorted((store / BOOKS / "log").glob("*.json")):
+    folder = store / BOOKS / "log"
+    paths = folder.iterdir() if folder.is_dir() else iter(())
+    for path in sorted((p for p in paths if p.name.endswith(".json")), key=str):
         try:
             yield dict(json.loads(path.read_bytes())["fingerprint"])
         except (ValueError, KeyError, TypeError, OSError):
             continue  # the log is for people: a line of it that is lost costs one probe
 
 
-def record(store: Path, run: str, mine: Mapping[str, str], probed: bool) -> None:
+def record(store: Place, run: str, mine: Mapping[str, str], probed: bool) -> None:
     """Log that a run begins: no hash and no comparison includes it."""
     now = datetime.now(UTC)
     try:
@@ -59,7 +62,8 @@ def record(store: Path, run: str, mine: Mapping[str, str], probed: bool) -> None
     facts = {"run": run, "began": now.isoformat(timespec="seconds"), "who": who, "host": socket.gethostname(),
              "probed": probed, "factory": factory.__version__, "fingerprint": dict(mine)}
     folder = store / BOOKS / "log"
-    folder.mkdir(exist_ok=True)
+    if isinstance(folder, Path):
+        folder.mkdir(exist_ok=True)
     (folder / f"{now:%Y%m%dT%H%M%S}-{run}.json").write_bytes(dumps(facts))
 
 
@@ -98,12 +102,13 @@ def _compare(recipe: Recipe, name: str, plan: Layout, commit: Commit, sample: in
             raise AnotherRecipe(
                 f"split {name}, sample {sample}: {key!r} comes out different from what the store holds. The recipe is "
                 "the same, so the code, a library or the CPU behaves differently now. Go on with what made the store "
-                f"(see {Path(plan.store, BOOKS, 'log')}), or make a new one.")
+                f"(see {place(plan.store) / BOOKS / 'log'}), or make a new one.")
 
 
 def _stored(plan: Layout, bulk: Bulk, commit: Commit) -> Array:
     path = plan.file(bulk.name, commit.shard)
-    data = path.read_bytes()
+    with open_regular(path) as file:
+        data = file.read()
     if xxhash.xxh3_128_hexdigest(data) != commit.files[bulk.name][1]:
         raise DamagedStore(f"{path} was altered after it was written; delete it and run the same `factory make` again")
     document = array_document(bulk, plan, {}, commit.samples)

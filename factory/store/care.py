@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ import xarray as xr
 
 from factory.store.commit import standing
 from factory.store.errors import DamagedStore, IncompleteStore, NoStore, StoreError
-from factory.store.files import fault
+from factory.store.files import Place, each, fault, place, readable
 from factory.store.finish import read_manifest
 from factory.store.layout import Bulk, Coordinate, Layout, Scalar
 from factory.store.metadata import Document, Root, read_document, read_root
@@ -66,7 +66,7 @@ class StoreStatus:
                 "the recipe that began it")
 
 
-def status(store: str | Path) -> StoreStatus:
+def status(store: str | Place) -> StoreStatus:
     """How a store is; never raises for what is on the disk."""
     empty = StoreStatus(str(store))
     try:
@@ -91,12 +91,11 @@ def status(store: str | Path) -> StoreStatus:
     return found
 
 
-def _split_status(store: str | Path, root: Root, name: str) -> SplitStatus:
+def _split_status(store: str | Place, root: Root, name: str) -> SplitStatus:
     plan = plan_of(store, root, name)
     count = samples = 0
     missing: list[int] = []
-    for shard in range(plan.shards):
-        commit = standing(plan, shard)
+    for shard, commit in enumerate(each(store, partial(standing, plan), range(plan.shards))):
         if commit is not None:
             count, samples = count + 1, samples + commit.samples
         elif len(missing) < NAMED:
@@ -105,14 +104,14 @@ def _split_status(store: str | Path, root: Root, name: str) -> SplitStatus:
                        tuple(missing))
 
 
-def plan_of(store: str | Path, root: Root, split: str, documents: Mapping[str, Document] | None = None) -> Layout:
+def plan_of(store: str | Place, root: Root, split: str, documents: Mapping[str, Document] | None = None) -> Layout:
     """The layout of one split as the store's own metadata say it, or ``documents`` by the arrays' names."""
     facts = root.splits[split]
     bulk: dict[str, Bulk] = {}
     scalars: dict[str, Scalar] = {}
     coordinates: dict[str, Coordinate] = {}
     for name in facts["variables"]:
-        path = Path(store, split, name, "zarr.json")
+        path = place(store) / split / name / "zarr.json"
         document = read_document(path) if documents is None else documents[name]
         try:
             item = _item(name, document, facts["per_shard"])
@@ -137,7 +136,7 @@ def _item(name: str, document: dict[str, Any], per_shard: int) -> Bulk | Scalar 
     return Bulk(name, unit, dtype, dims[1:], shape[1:], per_shard, chunk)
 
 
-def read_layout(store: str | Path, split: str | None = None) -> Layout:
+def read_layout(store: str | Place, split: str | None = None) -> Layout:
     """The layout of one split of a finished store, as readers of its shard files need it.
 
     Raises
@@ -158,7 +157,7 @@ def read_layout(store: str | Path, split: str | None = None) -> Layout:
     return plan_of(store, root, split)
 
 
-def _refusal(store: str | Path) -> StoreError:
+def _refusal(store: str | Place) -> StoreError:
     found = status(store)
     kinds = {1: DamagedStore, 10: NoStore}
     return kinds.get(found.code, IncompleteStore)(found.sentence)
@@ -169,8 +168,7 @@ def check(plan: Layout) -> None:
     files = plan.plain_files().items()
     shards = ((plan.file(name, k), size) for k in range(plan.shards) for name, size in plan.sizes(k).items())
     wrong: list[str] = []
-    for path, size in chain(files, shards):
-        kind = fault(path, size)
+    for path, size, kind in each(plan.store, _looked_at, chain(files, shards)):
         if kind is not None:
             held = kind not in ("missing", "no regular file")
             wrong.append(f"{path} has {path.stat().st_size} bytes instead of {size}" if held else f"{path} is {kind}")
@@ -178,6 +176,10 @@ def check(plan: Layout) -> None:
         more = f" and {len(wrong) - NAMED} more" if len(wrong) > NAMED else ""
         raise DamagedStore(f"{plan.store} is damaged: {'; '.join(wrong[:NAMED])}{more}; run "
                            f"`factory repair {plan.store}`")
+
+
+def _looked_at(file: tuple[Place, int]) -> tuple[Place, int, str | None]:
+    return *file, fault(*file)
 
 
 def scalar_values(plan: Layout, name: str) -> Array:
@@ -193,17 +195,17 @@ def coordinate_values(plan: Layout, name: str) -> Array:
 def _whole(plan: Layout, name: str) -> Array:
     import zarr
 
-    path = Path(plan.store, plan.split, name)
+    path = plan.folder / name
     kind = fault(path / "c.0")
     if kind is not None:  # a plain reader would give the fill value, or follow a link
         raise DamagedStore(f"{path / 'c.0'} is {kind}; run the same `factory make` again")
     try:
-        return np.asarray(zarr.open_array(path, mode="r", zarr_format=3)[...])
+        return np.asarray(zarr.open_array(readable(path), mode="r", zarr_format=3)[...])
     except (ValueError, OSError) as error:
         raise DamagedStore(f"{path} cannot be read: {error}") from error
 
 
-def open_store(store: str | Path) -> xr.DataTree:
+def open_store(store: str | Place) -> xr.DataTree:
     """A finished store as a tree with one group for each split; nothing is read until it is looked at.
 
     Raises
@@ -217,4 +219,4 @@ def open_store(store: str | Path) -> xr.DataTree:
     preflight(store, root)
     for split in root.splits:
         check(plan_of(store, root, split))
-    return xr.open_datatree(store, engine="zarr")
+    return xr.open_datatree(readable(place(store)), engine="zarr")

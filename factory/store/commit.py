@@ -10,21 +10,20 @@ little-endian numbers, one scalar after the other.
 
 from __future__ import annotations
 
-import filecmp
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 import numpy as np
 import xxhash
 
+from factory.store.drop import Drop, Durable, Puts, at, drop_into
 from factory.store.encode import encode_shard, first_not_finite, sums
-from factory.store.errors import AnotherRecipe, DamagedStore, NoStore, StoreError
-from factory.store.files import IrregularFile, open_regular, regular_size
+from factory.store.errors import AnotherRecipe, DamagedStore, StoreError
+from factory.store.files import IrregularFile, Place, open_regular, place, regular_size
 from factory.store.layout import Layout, layout
 from factory.store.metadata import BOOKS, FORMAT, read_root
 from factory.units import Array
@@ -34,7 +33,7 @@ if TYPE_CHECKING:
 
     from factory.recipe import Recipe
 
-Durable = Literal["power", "process"]
+NAMED = 8  # scalars that a sentence about a sample shows
 LINE_BYTES = 1 << 20  # a commit's first line is never longer
 
 
@@ -87,8 +86,8 @@ class Commit:
         raise KeyError(name)
 
 
-def commit_path(plan: Layout, shard: int) -> Path:
-    return Path(plan.store, BOOKS, "commits", f"{plan.split}.{shard}")
+def commit_path(plan: Layout, shard: int) -> Place:
+    return place(plan.store) / BOOKS / "commits" / f"{plan.split}.{shard}"
 
 
 def parse(line: bytes, payload: bytes = b"") -> Commit:
@@ -109,7 +108,7 @@ def parse(line: bytes, payload: bytes = b"") -> Commit:
     return found
 
 
-def read_commit(path: Path, payload: bool = False) -> Commit:
+def read_commit(path: Place, payload: bool = False) -> Commit:
     """The commit in a file, with the scalars' bytes (checked) when ``payload`` is wanted.
 
     Raises
@@ -126,10 +125,11 @@ def read_commit(path: Path, payload: bool = False) -> Commit:
     with opened as file:
         found = parse(file.readline(LINE_BYTES))
         expected = sum(size for size, _ in found.scalars.values())
-        if os.fstat(file.fileno()).st_size != len(found.line) + expected:
+        if file.seek(0, os.SEEK_END) != len(found.line) + expected:
             raise DamagedCommit("not a commit: it is cut off")
         if not payload:
             return found
+        file.seek(len(found.line))
         raw, start = file.read(), 0
     for name, (size, mark) in found.scalars.items():
         if xxhash.xxh3_128_hexdigest(raw[start : start + size]) != mark:
@@ -168,7 +168,7 @@ def sizes_hold(plan: Layout, commit: Commit) -> bool:
         return False
 
 
-def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | None = None,
+def write(recipe: Recipe, store: str | Place, split: str, shard: int, run: str | None = None,
           durable: Durable = "power") -> Commit:
     """Make one shard and put it into the store: opaque, idempotent, safe to run twice and at the same time.
 
@@ -191,7 +191,7 @@ def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | 
     if done is not None:
         return done
     for last_try in (False, True):
-        drop = Drop(Path(store), run or uuid4().hex, durable)
+        drop = drop_into(place(store), run or uuid4().hex, durable)
         try:
             return _make(recipe, plan, shard, drop)
         except FileNotFoundError:
@@ -208,17 +208,22 @@ def write(recipe: Recipe, store: str | Path, split: str, shard: int, run: str | 
     raise AssertionError("unreachable")
 
 
-def _require_identity(store: str | Path, identity: str) -> None:
+def _require_identity(store: str | Place, identity: str) -> None:
     found = read_root(store).identity
     if found != identity:
         raise AnotherRecipe(f"{store} belongs to another recipe (identity {found[:12]}, not {identity[:12]})")
 
 
-def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop) -> Commit:
+def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop | Puts) -> Commit:
     from factory.floor import make
 
     start, stop = plan.span(shard)
-    block = make(recipe, plan.split, start, stop)
+    try:
+        block = make(recipe, plan.split, start, stop)
+    except Exception as error:
+        if isinstance(error, OSError | MemoryError | StoreError):  # of the machine, not of a sample
+            raise
+        raise StoreError(_failure(recipe, plan.split, start, stop, error)) from error
     _require_expected(plan, block, start)
     commit = Commit(plan.split, shard, start, stop, plan.identity, {}, {},
                     {name: sums(block[name].to_numpy()) for name in [*plan.bulk, *plan.scalars]},
@@ -232,9 +237,28 @@ def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop) -> Commit:
     commit = replace(commit, files=files, scalars={name: _mark(_raw(block, name)) for name in plan.scalars})
     _require_same(plan, commit)
     drop.place()
+    at("before commit")
     drop.add(commit_path(plan, shard), commit.line + commit.payload)
     drop.place()
+    at("after commit")
     return replace(commit, payload=b"")  # the scalars are on the disk: they need not travel
+
+
+def _failure(recipe: Recipe, split: str, start: int, stop: int, error: Exception) -> str:
+    """Which sample of a shard cannot be made, in which step and of what: each is tried alone."""
+    from factory.floor import make
+
+    where = f"samples {start} to {stop - 1}, though none of them alone"
+    for index in range(start, stop):
+        try:
+            make(recipe, split, index, index + 1)
+        except Exception as alone:
+            error, where = alone, f"sample {index}"
+            break
+    notes = "; ".join(getattr(error, "__notes__", []))
+    lone = where.removeprefix("sample ")
+    replay = f"; `factory sample RECIPE {split} {lone}` replays it alone" if lone.isdecimal() else ""
+    return f"split {split}, {where}: {type(error).__name__}: {error}{f' ({notes})' if notes else ''}{replay}"
 
 
 def _raw(block: xr.Dataset, name: str) -> bytes:
@@ -256,7 +280,9 @@ def _require_expected(plan: Layout, block: xr.Dataset, start: int) -> None:
                              f"but was made as {values.dtype} with {values.shape[1:]}")
         row = first_not_finite(values)
         if row is not None:
-            raise StoreError(f"split {plan.split}, sample {start + row}: {name!r} holds a NaN or an infinity; "
+            held = ", ".join(f"{key} = {block[key].to_numpy()[row]:.6g}" for key in [*plan.scalars][:NAMED])
+            raise StoreError(f"split {plan.split}, sample {start + row}: {name!r} holds a NaN or an infinity"
+                             f"{f' ({held})' if held else ''}; "
                              f"`factory sample RECIPE {plan.split} {start + row}` shows how it came about")
 
 
@@ -272,71 +298,3 @@ def _require_same(plan: Layout, commit: Commit) -> None:
         names = [name for name, mark in marks if new.get(name) != mark]
         raise DamagedStore(f"split {plan.split}, shard {commit.shard}: {', '.join(names) or 'a statistic'} came out "
                            "different from its commit; the code that made the store behaved differently")
-
-
-class Drop:
-    """Files on their way into a store: written beside their place, synchronised, then renamed all together."""
-
-    def __init__(self, store: Path, run: str, durable: Durable = "power"):
-        if not (store / BOOKS).is_dir():
-            raise NoStore(f"the store {store} has vanished")
-        self.folder = store / BOOKS / "partial" / run
-        self.synchronises = durable == "power"
-        self.waiting: list[tuple[Path, Path]] = []
-
-    def add(self, target: Path, data: bytes | memoryview | Iterable[bytes]) -> None:
-        """Write ``data`` to a temporary file for ``target`` and synchronise it to the disk."""
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / uuid4().hex
-        self.waiting.append((temporary, target))
-        with open(temporary, "wb") as file:
-            for piece in [data] if isinstance(data, bytes | memoryview) else data:
-                file.write(piece)
-            if self.synchronises:
-                file.flush()
-                os.fsync(file.fileno())
-
-    def place(self) -> None:
-        """Rename everything that waits into its place, then synchronise the folders.
-
-        A file that holds the same bytes already stays untouched.
-        """
-        folders = dict.fromkeys(target.parent for _, target in self.waiting)
-        for temporary, target in self.waiting:
-            if _same(temporary, target):
-                temporary.unlink()
-            else:
-                os.replace(temporary, target)
-        self.waiting = []
-        for folder in folders if self.synchronises else ():
-            synchronise(folder)
-
-    def clear(self) -> None:
-        """Remove what was written and not placed."""
-        for temporary, _ in self.waiting:
-            temporary.unlink(missing_ok=True)
-        self.waiting = []
-
-    def close(self) -> None:
-        """Remove this run's folder; another run's files stay."""
-        for folder in (self.folder, self.folder.parent):
-            try:
-                folder.rmdir()
-            except OSError:
-                return  # gone already, or in use
-
-
-def _same(one: Path, other: Path) -> bool:
-    try:
-        return regular_size(other) is not None and filecmp.cmp(one, other, shallow=False)
-    except FileNotFoundError:
-        return False
-
-
-def synchronise(folder: Path) -> None:
-    """Make the renames into a folder last through a power cut."""
-    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -8,10 +8,8 @@ A store that is not finished has no manifest yet: its commits and metadata are t
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -19,7 +17,7 @@ import xxhash
 from factory.store.care import plan_of
 from factory.store.commit import LINE_BYTES, Commit, DamagedCommit, commit_path, parse, read_commit
 from factory.store.errors import DamagedStore, StoreError
-from factory.store.files import fault, open_regular
+from factory.store.files import Place, fault, key_of, open_regular, place
 from factory.store.finish import MANIFEST, MANIFEST_COPY, SHARDS, Merkle, metadata_mark, sealed
 from factory.store.layout import Layout, layout
 from factory.store.metadata import BOOKS, COPY, Document, Root, dumps, read_copy, read_document, read_root
@@ -61,7 +59,7 @@ class Damage:
         return f"{self.path}{f' ({named})' if named else ''}: {self.kind} ({KINDS[self.kind]})"
 
 
-def damages(store: str | Path, *, deep: bool = True, part: float = 1.0) -> Iterator[Damage]:
+def damages(store: str | Place, *, deep: bool = True, part: float = 1.0) -> Iterator[Damage]:
     """Everything that is wrong with a store, one after the other; nothing for shards that are still to be made.
 
     Parameters
@@ -78,7 +76,7 @@ def damages(store: str | Path, *, deep: bool = True, part: float = 1.0) -> Itera
     DamagedStore
         Neither the root's metadata nor their copy can be read.
     """
-    path = Path(store)
+    path = place(store)
     root = yield from _root(path)
     manifest = yield from _manifest(path, root)
     yield from _metadata(path, root, manifest)
@@ -90,7 +88,7 @@ def damages(store: str | Path, *, deep: bool = True, part: float = 1.0) -> Itera
         yield from _plain(path, root, plans, manifest, deep)
 
 
-def _root(store: Path) -> Any:
+def _root(store: Place) -> Any:
     """A generator of what is wrong with the root and its copy, which returns what the sound one says."""
     try:
         root: Root | None = read_root(store)
@@ -113,7 +111,7 @@ def _root(store: Path) -> Any:
     return root
 
 
-def _id_of(store: Path) -> str | None:
+def _id_of(store: Place) -> str | None:
     """The id that the manifest says, for a store whose root is lost."""
     try:
         return str(read_document(store / BOOKS / MANIFEST)["id"])
@@ -121,7 +119,7 @@ def _id_of(store: Path) -> str | None:
         return None
 
 
-def _manifest(store: Path, root: Root) -> Any:
+def _manifest(store: Place, root: Root) -> Any:
     """A generator of what is wrong with the manifest and its copy, which returns a sound one; None without any."""
     sound: Document | None = None
     for name in (MANIFEST, MANIFEST_COPY):
@@ -135,7 +133,7 @@ def _manifest(store: Path, root: Root) -> Any:
     return sound
 
 
-def _metadata(store: Path, root: Root, manifest: Document | None) -> Iterator[Damage]:
+def _metadata(store: Place, root: Root, manifest: Document | None) -> Iterator[Damage]:
     """Every ``zarr.json`` that cannot be read, or that is not what the manifest says."""
     marks = {} if manifest is None else manifest["marks"]
     for name, facts in root.splits.items():
@@ -149,15 +147,15 @@ def _metadata(store: Path, root: Root, manifest: Document | None) -> Iterator[Da
         yield _damage(store, path, "flipped")
 
 
-def _differs(store: Path, path: Path, marks: Mapping[str, str]) -> str | None:
+def _differs(store: Place, path: Place, marks: Mapping[str, str]) -> str | None:
     """Whether readable metadata are not those of the mark."""
-    key = path.relative_to(store).as_posix()
+    key = key_of(path, store)
     document = read_document(path)
     same = path.read_bytes() == dumps(document) and metadata_mark(document) == marks.get(key)
     return None if same or key not in marks else "flipped"
 
 
-def _plans(store: Path, root: Root, manifest: Document | None) -> Iterator[tuple[str, Layout]]:
+def _plans(store: Place, root: Root, manifest: Document | None) -> Iterator[tuple[str, Layout]]:
     """The layout of each split: from sound metadata, else from the recipe; none where both are lost."""
     for name in root.splits:
         try:
@@ -178,7 +176,7 @@ def recipe_of(root: Root) -> Recipe:
                          ) from error
 
 
-def _documents(store: Path, root: Root, split: str, manifest: Document | None) -> dict[str, Document] | None:
+def _documents(store: Place, root: Root, split: str, manifest: Document | None) -> dict[str, Document] | None:
     """The metadata of a split's arrays from whichever copy the manifest vouches for; None to read the arrays' own."""
     if manifest is None:
         return None
@@ -194,11 +192,11 @@ def _documents(store: Path, root: Root, split: str, manifest: Document | None) -
     return found
 
 
-def _own(path: Path) -> Document | None:
+def _own(path: Place) -> Document | None:
     return None if fault(path) or _unreadable(path) else read_document(path)
 
 
-def _held(path: Path, prefix: str) -> dict[str, Document]:
+def _held(path: Place, prefix: str) -> dict[str, Document]:
     """The documents that a group's metadata repeat of what lies below it."""
     try:
         members = (_own(path) or {})["consolidated_metadata"]["metadata"]
@@ -207,7 +205,7 @@ def _held(path: Path, prefix: str) -> dict[str, Document]:
         return {}
 
 
-def _unreadable(path: Path) -> str | None:
+def _unreadable(path: Place) -> str | None:
     if path.stat().st_size == 0:
         return "empty"
     try:
@@ -217,12 +215,12 @@ def _unreadable(path: Path) -> str | None:
     return None
 
 
-def _damage(store: Path, path: Path, kind: str, split: str | None = None, array: str | None = None,
+def _damage(store: Place, path: Place, kind: str, split: str | None = None, array: str | None = None,
             shard: int | None = None) -> Damage:
-    return Damage(str(path.relative_to(store)), kind, split, array, shard)
+    return Damage(key_of(path, store), kind, split, array, shard)
 
 
-def mark_of(path: Path) -> str:
+def mark_of(path: Place) -> str:
     """xxh3-128 of a file, a block at a time."""
     digest = xxhash.xxh3_128()
     with open_regular(path) as file:
@@ -236,7 +234,7 @@ class _Split:
 
     def __init__(self, plan: Layout, root: Root, manifest: Document | None, deep: bool, part: float):
         self.plan, self.root, self.manifest, self.deep, self.part = plan, root, manifest, deep, part
-        self.store = Path(plan.store)
+        self.store = place(plan.store)
 
     def look(self) -> Iterator[Damage]:
         """Shard by shard: its commit, then the files that it speaks of."""
@@ -311,7 +309,7 @@ class _Split:
         drawn = xxhash.xxh3_64_intdigest(f"{self.plan.split}.{shard}".encode()) / 2**64
         return self.deep and drawn < self.part
 
-    def _fault(self, path: Path, kind: str, array: str | None, shard: int) -> Damage:
+    def _fault(self, path: Place, kind: str, array: str | None, shard: int) -> Damage:
         return _damage(self.store, path, kind, self.plan.split, array, shard)
 
 
@@ -341,7 +339,7 @@ def _listed(plan: Layout, root: Root) -> Iterator[bytes]:
         if name == plan.split:
             break
         skipped += -(-facts["samples"] // facts["per_shard"])
-    with open_regular(Path(plan.store, BOOKS, SHARDS)) as file:
+    with open_regular(place(plan.store) / BOOKS / SHARDS) as file:
         for number in range(skipped + plan.shards):
             line = file.readline(LINE_BYTES)
             if number >= skipped:
@@ -350,15 +348,15 @@ def _listed(plan: Layout, root: Root) -> Iterator[bytes]:
 
 def _strays(plan: Layout) -> Iterator[Damage]:
     """Files in the arrays' folders that are none of this split's."""
-    store = Path(plan.store)
+    store = place(plan.store)
     plain = set(plan.plain_files())
     for name in plan.order:
         folder = store / plan.split / name
-        for entry in sorted(os.scandir(folder), key=lambda e: e.name):
-            path = folder / entry.name
-            if entry.name == "zarr.json" or path in plain:
+        paths: list[Place] = list(folder.iterdir())
+        for path in sorted(paths, key=lambda one: one.name):
+            if path.name == "zarr.json" or path in plain:
                 continue
-            if name not in plan.bulk or not _is_shard(plan, name, entry.name):
+            if name not in plan.bulk or not _is_shard(plan, name, path.name):
                 yield _damage(store, path, "stray", plan.split, name)
 
 
@@ -367,7 +365,7 @@ def _is_shard(plan: Layout, array: str, name: str) -> bool:
     return number.isdecimal() and int(number) < plan.shards and plan.bulk[array].key(int(number)) == name
 
 
-def _plain(store: Path, root: Root, plans: Mapping[str, Layout], manifest: Document, deep: bool) -> Iterator[Damage]:
+def _plain(store: Place, root: Root, plans: Mapping[str, Layout], manifest: Document, deep: bool) -> Iterator[Damage]:
     """The list of commits, and the arrays of scalars and coordinates, of a finished store."""
     path = store / BOOKS / SHARDS
     wrong = fault(path)
@@ -382,7 +380,7 @@ def _plain(store: Path, root: Root, plans: Mapping[str, Layout], manifest: Docum
         marks = manifest["marks"] | {f"{name}/{key}/c.0": mark for key, mark in facts.items()}
         for file, size in plan.plain_files().items():
             wrong = fault(file, size)
-            if wrong is None and deep and mark_of(file) != marks.get(file.relative_to(store).as_posix()):
+            if wrong is None and deep and mark_of(file) != marks.get(key_of(file, store)):
                 wrong = "flipped"
             if wrong is not None:
                 yield _damage(store, file, wrong, name, file.parent.name)

@@ -8,8 +8,9 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from factory.store.commit import Drop
+from factory.store.drop import drop_into
 from factory.store.errors import AnotherRecipe
+from factory.store.files import Place, place
 from factory.store.finish import documents_of, unfinish
 from factory.store.layout import layouts
 from factory.store.metadata import BOOKS, COPY, Root, dumps, group_document, read_root, root_attributes
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 
-def extend(recipe: Recipe, store: str | Path, client: Client | None = None, *, threads: int | None = None,
+def extend(recipe: Recipe, store: str | Place, client: Client | None = None, *, threads: int | None = None,
            progress: Progress | None = None) -> xr.DataTree:
     """Make a store as large as its recipe now says, keeping every sample; finish it with another id.
 
@@ -39,7 +40,7 @@ def extend(recipe: Recipe, store: str | Path, client: Client | None = None, *, t
     AnotherRecipe
         The recipe is not the store's, or a split would lose samples.
     """
-    path = Path(store).absolute()
+    path = place(store).absolute()
     root = read_root(path)
     _require_more(root, recipe, path)
     counts = {name: facts["samples"] for name, facts in root.splits.items()}
@@ -49,7 +50,7 @@ def extend(recipe: Recipe, store: str | Path, client: Client | None = None, *, t
     return materialise(recipe, path, client, threads=threads, progress=progress)
 
 
-def _require_more(root: Root, recipe: Recipe, store: Path) -> None:
+def _require_more(root: Root, recipe: Recipe, store: Place) -> None:
     if root.identity != recipe.identity:
         raise AnotherRecipe(f"{store} was made by another recipe (identity {root.identity[:12]}, not "
                             f"{recipe.identity[:12]}); a store is extended by its own recipe only")
@@ -60,9 +61,9 @@ def _require_more(root: Root, recipe: Recipe, store: Path) -> None:
                                 "for: a store can grow only; make a smaller one in another folder")
 
 
-def _enlarge(recipe: Recipe, store: Path) -> None:
+def _enlarge(recipe: Recipe, store: Place) -> None:
     """Write the new counts: into the arrays' metadata first, into the root last."""
-    drop = Drop(store, uuid4().hex)
+    drop = drop_into(store, uuid4().hex)
     try:
         for key, document in documents_of(layouts(recipe, store), store).items():
             if key.count("/") == 2:

@@ -1,4 +1,7 @@
-"""Looking at files that strangers may have put there: only regular ones are read, links and pipes are not followed."""
+"""Looking at what strangers may have put into a store: only regular files are read, links and pipes are not followed.
+
+A store lies in a folder or in an object store; what differs between the two is here and in `factory.store.drop`.
+"""
 
 from __future__ import annotations
 
@@ -6,8 +9,37 @@ import errno
 import os
 import shutil
 import stat
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO, TypeVar
+
+from factory.store.objects import ObjectPath, many
+
+T = TypeVar("T")
+R = TypeVar("R")
+Place = Path | ObjectPath
+
+
+def place(store: str | Place) -> Place:
+    """A store's place: a folder, or an address such as ``s3://bucket/store``."""
+    if isinstance(store, str):
+        return ObjectPath.of(store) if "://" in store else Path(store)
+    return store
+
+
+def key_of(path: Place, store: Place) -> str:
+    """A file's path inside a store."""
+    return path.relative_to(store).as_posix()  # type: ignore[arg-type]
+
+
+def each(store: str | Place, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
+    """`map` for questions about a store's files; many at once where each waits for the network."""
+    return many(function, items) if isinstance(place(store), ObjectPath) else map(function, items)
+
+
+def readable(folder: Place) -> Any:
+    """A folder as zarr-python takes it, for reading."""
+    return folder.opened() if isinstance(folder, ObjectPath) else folder
 
 
 class IrregularFile(OSError):
@@ -28,18 +60,22 @@ def descriptor_of(path: str | os.PathLike[str]) -> int:
     return handle
 
 
-def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
-    """The same as a file object."""
+def open_regular(path: Place) -> BinaryIO:
+    """The same as a file object, or an object whole."""
+    if isinstance(path, ObjectPath):
+        return path.open()
     return os.fdopen(descriptor_of(path), "rb")
 
 
-def regular_size(path: str | os.PathLike[str]) -> int | None:
-    """Bytes of a regular file; None for anything else, FileNotFoundError for nothing."""
+def regular_size(path: Place) -> int | None:
+    """Bytes of a regular file or an object; None for anything else, FileNotFoundError for nothing."""
+    if isinstance(path, ObjectPath):
+        return path.stat().st_size
     found = os.lstat(path)
     return found.st_size if stat.S_ISREG(found.st_mode) else None
 
 
-def fault(path: Path, size: int | None = None) -> str | None:
+def fault(path: Place, size: int | None = None) -> str | None:
     """Why a path is no regular file, or not one of ``size`` bytes."""
     try:
         found = regular_size(path)
@@ -52,9 +88,9 @@ def fault(path: Path, size: int | None = None) -> str | None:
     return "empty" if found == 0 else "truncated" if found < size else "overlong"
 
 
-def remove(path: Path) -> None:
+def remove(path: Place) -> None:
     """Take away whatever lies at a path, links unfollowed; nothing is fine, too."""
-    if path.is_dir() and not path.is_symlink():
+    if isinstance(path, Path) and path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink(missing_ok=True)

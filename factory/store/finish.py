@@ -9,6 +9,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -16,10 +17,11 @@ from typing import Any
 import numpy as np
 import xxhash
 
-from factory.store.commit import Drop, commit_path, standing
+from factory.store.commit import commit_path, standing
+from factory.store.drop import drop_into
 from factory.store.encode import encode_chunk
 from factory.store.errors import DamagedStore, IncompleteStore
-from factory.store.files import open_regular, remove
+from factory.store.files import Place, each, key_of, open_regular, place, remove
 from factory.store.layout import Layout
 from factory.store.metadata import (
     BOOKS,
@@ -38,7 +40,7 @@ MANIFEST = "manifest.json"  # written last: a store with it is finished
 MANIFEST_COPY = "manifest.copy.json"  # should it be lost
 SHARDS = "shards.jsonl"  # the line of every commit, in order
 
-Put = Callable[[Path, memoryview], None]
+Put = Callable[[Place, memoryview], None]
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,9 @@ def _joined(left: bytes, right: bytes) -> bytes:
     return blake2b(b"\1" + left + right, digest_size=16).digest()
 
 
-def read_manifest(store: str | Path) -> Manifest | None:
+def read_manifest(store: str | Place) -> Manifest | None:
     """The manifest of a finished store; None when it is not finished.  DamagedStore when it cannot be read."""
-    path = Path(store, BOOKS, MANIFEST)
+    path = place(store) / BOOKS / MANIFEST
     if not path.exists():
         return None
     document = read_document(path)
@@ -88,7 +90,7 @@ def read_manifest(store: str | Path) -> Manifest | None:
         raise DamagedStore(f"{path} lacks or garbles {error}") from error
 
 
-def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
+def finalise(plans: Mapping[str, Layout], store: Place, run: str) -> Manifest:
     """Write what a finished store has beyond its shards.  Safe to run again after a kill: it writes the same bytes.
 
     Files that are right already stay untouched.
@@ -98,15 +100,15 @@ def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
     IncompleteStore
         A shard is not committed.
     """
-    drop, roots = Drop(store, run), {name: Merkle() for name in plans}
+    drop, roots = drop_into(store, run), {name: Merkle() for name in plans}
     marks: dict[str, str] = {}
 
-    def put(path: Path, data: memoryview) -> None:
-        marks[path.relative_to(store).as_posix()] = xxhash.xxh3_128_hexdigest(data)
+    def put(path: Place, data: memoryview) -> None:
+        marks[key_of(path, store)] = xxhash.xxh3_128_hexdigest(data)
         drop.add(path, data)
 
     try:
-        drop.add(store / BOOKS / SHARDS, _gathered(plans, put, roots))
+        drop.add(store / BOOKS / SHARDS, _gathered(store, plans, put, roots))
         documents = documents_of(plans, store)
         whole = whole_of(plans, store, {name: root.root() for name, root in roots.items()})
         marks |= {key: metadata_mark(document) for key, document in documents.items()}
@@ -127,13 +129,13 @@ def finalise(plans: Mapping[str, Layout], store: Path, run: str) -> Manifest:
     return Manifest(made, {name: root.root() for name, root in roots.items()})
 
 
-def unfinish(store: Path) -> None:
+def unfinish(store: Place) -> None:
     """Take the manifest away: until the store is finished again, nobody shall read it."""
     for name in (MANIFEST, MANIFEST_COPY):
         remove(store / BOOKS / name)
 
 
-def whole_of(plans: Mapping[str, Layout], store: Path, roots: Mapping[str, str]) -> Document:
+def whole_of(plans: Mapping[str, Layout], store: Place, roots: Mapping[str, str]) -> Document:
     """What makes the id: counts, the roots of the hash trees, marks of coordinates."""
     facts = {
         name: {"samples": plan.samples, "per_shard": plan.per_shard, "id": roots[name],
@@ -161,17 +163,17 @@ def metadata_mark(document: Mapping[str, Any]) -> str:
     return xxhash.xxh3_128_hexdigest(dumps({**document, "attributes": attrs}))
 
 
-def clear_partial(store: Path) -> None:
+def clear_partial(store: Place) -> None:
     """Remove all temporary files.  Every shard is committed: what still lies there is what killed runs left."""
-    shutil.rmtree(store / BOOKS / "partial", ignore_errors=True)
+    if isinstance(store, Path):
+        shutil.rmtree(store / BOOKS / "partial", ignore_errors=True)
 
 
-def _gathered(plans: Mapping[str, Layout], put: Put, roots: Mapping[str, Merkle]) -> Iterator[bytes]:
+def _gathered(store: Place, plans: Mapping[str, Layout], put: Put, roots: Mapping[str, Merkle]) -> Iterator[bytes]:
     """The line of every commit; on the way, each scalar's array is written chunk by chunk."""
     for name, plan in plans.items():
         columns = {key: Column(plan, key, put) for key in plan.scalars}
-        for shard in range(plan.shards):
-            commit = standing(plan, shard, payload=True)
+        for shard, commit in enumerate(each(store, partial(standing, plan, payload=True), range(plan.shards))):
             if commit is None:
                 raise IncompleteStore(f"split {name}, shard {shard} is not committed ({commit_path(plan, shard)}); "
                                       "run the same `factory make` again")
@@ -210,12 +212,12 @@ class Column:
         if not self.count:
             return
         data = encode_chunk(np.concatenate(self.held), self.plan.scalar_chunk)
-        folder = Path(self.plan.store, self.plan.split, self.item.name)
+        folder = self.plan.folder / self.item.name
         self.put(folder / item_key(self.item, self.chunk), data)
         self.held, self.count, self.chunk = [], 0, self.chunk + 1
 
 
-def documents_of(plans: Mapping[str, Layout], store: Path) -> dict[str, Document]:
+def documents_of(plans: Mapping[str, Layout], store: Place) -> dict[str, Document]:
     """Every ``zarr.json`` of a finished store by its path in it; those of groups hold all that is below them."""
     found: dict[str, Document] = {}
     below: dict[str, Document] = {}
@@ -231,11 +233,11 @@ def documents_of(plans: Mapping[str, Layout], store: Path) -> dict[str, Document
     return found
 
 
-def _attributes(path: Path, without: str = "") -> dict[str, Any]:
+def _attributes(path: Place, without: str = "") -> dict[str, Any]:
     return {key: value for key, value in read_document(path).get("attributes", {}).items() if key != without}
 
 
-def _file_mark(path: Path) -> str:
+def _file_mark(path: Place) -> str:
     try:
         with open_regular(path) as file:
             return xxhash.xxh3_128_hexdigest(file.read())

@@ -15,10 +15,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from factory.store.files import Place, place
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe, Split
@@ -166,14 +167,19 @@ class Layout:
             raise IndexError(f"split {self.split} has shards 0 to {self.shards - 1}, not {shard}")
         return shard * self.per_shard, min((shard + 1) * self.per_shard, self.samples)
 
-    def file(self, name: str, shard: int) -> Path:
-        """The file of one shard of one bulk array."""
-        return Path(self.store, self.split, name, self.bulk[name].key(shard))
+    @property
+    def folder(self) -> Place:
+        """The split's folder."""
+        return place(self.store) / self.split
 
-    def plain_files(self) -> dict[Path, int]:
+    def file(self, name: str, shard: int) -> Place:
+        """The file of one shard of one bulk array."""
+        return self.folder / name / self.bulk[name].key(shard)
+
+    def plain_files(self) -> dict[Place, int]:
         """Every file of the scalars and coordinates of a finished store, with its bytes."""
-        folder = Path(self.store, self.split)
-        files: dict[Path, int] = {}
+        folder = self.folder
+        files: dict[Place, int] = {}
         for name, item in self.scalars.items():
             size = self.scalar_chunk * np.dtype(item.dtype).itemsize + CRC_BYTES
             files |= {folder / name / f"c.{k}": size for k in range(-(-self.samples // self.scalar_chunk))}
@@ -198,7 +204,7 @@ class Estimate:
     shard_bytes: int
 
 
-def layout(recipe: Recipe, split: str, store: str | Path = "") -> Layout:
+def layout(recipe: Recipe, split: str, store: str | Place = "") -> Layout:
     """The layout of one split of a recipe."""
     plan = recipe.splits[split]
     variables = list(plan.variables.values())
@@ -265,7 +271,7 @@ def _check(name: str, dtype: str, shape: tuple[int, ...]) -> None:
         raise LayoutError(f"variable {name!r} has the shape {shape}: a dimension of size 0 holds nothing to store")
 
 
-def layouts(recipe: Recipe, store: str | Path = "") -> dict[str, Layout]:
+def layouts(recipe: Recipe, store: str | Place = "") -> dict[str, Layout]:
     """The layout of every split, in the recipe's order."""
     return {name: layout(recipe, name, store) for name in recipe.splits}
 

@@ -22,8 +22,9 @@ import numpy as np
 
 from factory.store.encode import encode_chunk
 from factory.store.errors import DamagedStore, NoStore, StoreError
-from factory.store.files import open_regular
+from factory.store.files import Place, open_regular, place
 from factory.store.layout import Bulk, Coordinate, Layout, Scalar, layouts
+from factory.store.objects import ObjectPath
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -121,8 +122,14 @@ def root_attributes(recipe: Recipe) -> Document:
             "recipe": recipe.text}
 
 
-def create(recipe: Recipe, store: Path) -> None:
-    """Build the empty store beside its place and rename it: it is there with everything, or not at all."""
+def create(recipe: Recipe, store: Place) -> None:
+    """Build the empty store beside its place and rename it: it is there with everything, or not at all.
+
+    In an object store the root's metadata come last, and make it a store.
+    """
+    if isinstance(store, ObjectPath):
+        restore(recipe, store)
+        return
     _sweep(store)
     work = store.with_name(f"{store.name}.init-{uuid4().hex}")
     try:
@@ -157,14 +164,14 @@ def _fill_folder(recipe: Recipe, folder: Path) -> None:
     (folder / BOOKS / "log").mkdir()
 
 
-def restore(recipe: Recipe, store: Path) -> None:
+def restore(recipe: Recipe, store: Place) -> None:
     """Write again what a new store begins with, where it is lost."""
     for path, data in beginnings(recipe, store):
         if not path.exists():
             _place(path, data)
 
 
-def beginnings(recipe: Recipe, store: Path) -> Iterator[tuple[Path, bytes | memoryview]]:
+def beginnings(recipe: Recipe, store: Place) -> Iterator[tuple[Place, bytes | memoryview]]:
     """The files of a store without samples: all metadata, and the coordinates; the root comes last."""
     from factory.floor import make
 
@@ -192,7 +199,10 @@ def split_documents(plan: Layout, probe: xr.Dataset) -> dict[str, Document]:
     return documents
 
 
-def _place(path: Path, data: bytes | memoryview) -> None:
+def _place(path: Place, data: bytes | memoryview) -> None:
+    if isinstance(path, ObjectPath):
+        path.write_bytes(data)
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "wb") as file:
         file.write(data)
@@ -200,7 +210,7 @@ def _place(path: Path, data: bytes | memoryview) -> None:
         os.fsync(file.fileno())
 
 
-def read_document(path: Path) -> Document:
+def read_document(path: Place) -> Document:
     """A ``zarr.json`` as a mapping.  DamagedStore when it is not one."""
     try:
         with open_regular(path) as file:
@@ -217,7 +227,7 @@ def read_document(path: Path) -> Document:
     return document
 
 
-def read_root(store: str | Path) -> Root:
+def read_root(store: str | Place) -> Root:
     """What the root of a store says.
 
     Raises
@@ -227,20 +237,20 @@ def read_root(store: str | Path) -> Root:
     DamagedStore
         Its metadata cannot be read.
     """
-    path = Path(store)
-    if not path.exists():
-        raise NoStore(f"there is no store at {path}; `factory make RECIPE {path}` makes one")
+    path = place(store)
     if not (path / BOOKS / COPY).is_file() and not ((path / "zarr.json").is_file() and (path / BOOKS).is_dir()):
+        if not path.exists():
+            raise NoStore(f"there is no store at {path}; `factory make RECIPE {path}` makes one")
         raise NoStore(f"{path} is not a store of this factory (it has no zarr.json with a {BOOKS} folder beside it)")
     return _root(path, path / "zarr.json")
 
 
-def read_copy(store: str | Path) -> Root:
+def read_copy(store: str | Place) -> Root:
     """The same from the copy among the store's books, which has no id."""
-    return _root(Path(store), Path(store, BOOKS, COPY))
+    return _root(place(store), place(store) / BOOKS / COPY)
 
 
-def _root(path: Path, file: Path) -> Root:
+def _root(path: Place, file: Place) -> Root:
     attrs = read_document(file).get("attributes", {})
     if "store_format" not in attrs:
         raise NoStore(f"{path} is a Zarr group, but not a store of this factory")

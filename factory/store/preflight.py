@@ -11,21 +11,22 @@ import re
 import stat
 from collections.abc import Iterator, Mapping
 from math import prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from factory.store.errors import DamagedStore, StoreError
+from factory.store.files import Place, place
 from factory.store.layout import CHUNKS_PER_SHARD, DTYPES
 from factory.store.metadata import BOOKS, Document, Root, read_document
+from factory.store.objects import ObjectPath
 
 NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,63}")
 CHUNK_BYTES = 1 << 30  # the most that one inner chunk, or one chunk of a plain array, may hold
 CODECS = frozenset({"bytes", "crc32c", "sharding_indexed"})
 
 
-def preflight(store: str | Path, root: Root) -> None:
+def preflight(store: str | Place, root: Root) -> None:
     """Refuse a store whose metadata would lead a reader astray.
 
     Raises
@@ -33,7 +34,7 @@ def preflight(store: str | Path, root: Root) -> None:
     StoreError
         The first thing that is wrong: which file, what it says, and what a store may say.
     """
-    path = Path(store)
+    path = place(store)
     _folder(path / BOOKS)
     documents: dict[str, Document] = {}
     for split, facts in root.splits.items():
@@ -50,7 +51,9 @@ def preflight(store: str | Path, root: Root) -> None:
     _repeated(path, root, documents)
 
 
-def _folder(path: Path) -> None:
+def _folder(path: Place) -> None:
+    if isinstance(path, ObjectPath):  # has no links
+        return
     try:
         mode = os.lstat(path).st_mode
     except OSError as error:
@@ -59,7 +62,7 @@ def _folder(path: Path) -> None:
         raise StoreError(f"{path} is no folder (links are not followed); copy the store's real files")
 
 
-def _repeated(store: Path, root: Root, documents: Mapping[str, Document]) -> None:
+def _repeated(store: Place, root: Root, documents: Mapping[str, Document]) -> None:
     """What groups repeat of the metadata below them, which readers take in their place, must be the same."""
     groups = {"": store / "zarr.json"} | {f"{split}/": store / split / "zarr.json" for split in root.splits}
     for prefix, path in groups.items():
@@ -75,7 +78,7 @@ def _repeated(store: Path, root: Root, documents: Mapping[str, Document]) -> Non
                 raise DamagedStore(f"{path} says of {key!r:.80} what the store itself does not say; run factory repair")
 
 
-def _array(path: Path, document: Document, samples: int) -> None:
+def _array(path: Place, document: Document, samples: int) -> None:
     try:
         for fault in _faults(document, samples):
             raise StoreError(f"{path}: {fault}; this is no store that a reader may open")

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.store.damage import Damage, damages, recipe_of
 from factory.store.errors import AnotherRecipe, DamagedStore
-from factory.store.files import remove
+from factory.store.files import Place, place, remove
 from factory.store.finish import MANIFEST, unfinish
 from factory.store.metadata import BOOKS, Root, read_copy, read_root, restore
 from factory.store.progress import Progress
@@ -19,7 +18,7 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 
-def repair(store: str | Path, recipe: Recipe | None = None, client: Client | None = None, *,
+def repair(store: str | Place, recipe: Recipe | None = None, client: Client | None = None, *,
            threads: int | None = None, progress: Progress | None = None) -> list[Damage]:
     """Remove every damaged file and make it again; whole files stay untouched.
 
@@ -43,7 +42,7 @@ def repair(store: str | Path, recipe: Recipe | None = None, client: Client | Non
     StoreError
         Something is still damaged.
     """
-    path = Path(store).absolute()
+    path = place(store).absolute()
     found = list(damages(path))
     if not found:
         return []
@@ -65,7 +64,7 @@ def repair(store: str | Path, recipe: Recipe | None = None, client: Client | Non
     return found
 
 
-def remembered(store: Path) -> Root:
+def remembered(store: Place) -> Root:
     """What a store says of itself, from its root or from the copy."""
     try:
         return read_root(store)

@@ -16,12 +16,15 @@ from uuid import uuid4
 
 from factory.store import behaviour
 from factory.store.care import open_store
-from factory.store.commit import Commit, Drop, Durable, standing, write
+from factory.store.commit import Commit, standing, write
 from factory.store.compare import changed_lines
+from factory.store.drop import Durable, drop_into
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
+from factory.store.files import Place, each, place
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.layout import Layout, estimate, layouts, tasks
-from factory.store.metadata import create, read_root
+from factory.store.metadata import beginnings, create, read_root
+from factory.store.objects import ObjectPath
 from factory.store.progress import Progress, Silent
 
 if TYPE_CHECKING:
@@ -38,7 +41,7 @@ Task = tuple[str, int]  # split, shard
 Write = Callable[[str, int], Commit]
 
 
-def materialise(recipe: Recipe, store: str | Path, client: Client | None = None, *, threads: int | None = None,
+def materialise(recipe: Recipe, store: str | Place, client: Client | None = None, *, threads: int | None = None,
                 progress: Progress | None = None, durable: Durable = "power") -> xr.DataTree:
     """Make every sample of a recipe into a Zarr store; go on where an earlier run stopped, and finish by itself.
 
@@ -63,10 +66,10 @@ def materialise(recipe: Recipe, store: str | Path, client: Client | None = None,
         Not enough memory for one shard, a target that is no store or cannot be written, a sample that is not finite.
     """
     make_part(recipe, store, (1, 1), client, threads=threads, progress=progress, durable=durable)
-    return open_store(Path(store).absolute())
+    return open_store(place(store).absolute())
 
 
-def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: Client | None = None, *,
+def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client: Client | None = None, *,
               threads: int | None = None, progress: Progress | None = None, durable: Durable = "power") -> bool:
     """`materialise` for one of several shares, which need not know of each other; whoever is last finishes the store.
 
@@ -80,7 +83,7 @@ def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: 
     bool
         Whether the store is finished.
     """
-    path = Path(store).absolute()
+    path = place(store).absolute()
     _require_target(recipe, path)
     workers = _workers(recipe, client, threads)
     if not (path / "zarr.json").exists():
@@ -102,7 +105,7 @@ def make_part(recipe: Recipe, store: str | Path, part: tuple[int, int], client: 
             watcher.shard(commit)
     finally:
         watcher.end()
-        Drop(path, run).close()
+        drop_into(path, run).close()
     if part != (1, 1) and _Missing(plans).shards:
         return False
     _finish(plans, path, run)
@@ -116,19 +119,23 @@ class _Missing:
         self.plans = plans
         self.flags = {name: bytearray(plan.shards) for name, plan in plans.items()}
         self.samples = self.nbytes = self.done_samples = self.done_bytes = self.shards = 0
-        for name, shard in islice(tasks(plans), part[0] - 1, None, part[1]):
+        mine = islice(tasks(plans), part[0] - 1, None, part[1])
+        for name, shard, commit in each(next(iter(plans.values())).store, self._found, mine):
             plan = plans[name]
             start, stop = plan.span(shard)
             self.samples += stop - start
             self.nbytes += (stop - start) * plan.sample_bytes
-            if standing(plan, shard) is None:
+            if commit is None:
                 self.flags[name][shard] = 1
                 self.shards += 1
             else:
                 self.done_samples += stop - start
                 self.done_bytes += (stop - start) * plan.sample_bytes
 
-    def __iter__(self) -> Iterator[tuple[str, int]]:
+    def _found(self, task: Task) -> tuple[str, int, Commit | None]:
+        return *task, standing(self.plans[task[0]], task[1])
+
+    def __iter__(self) -> Iterator[Task]:
         return ((name, shard) for name, shard in tasks(self.plans) if self.flags[name][shard])
 
 
@@ -138,7 +145,7 @@ def _is_whole(plans: Mapping[str, Layout]) -> bool:
     return all(path.exists() and path.stat().st_size == size for path, size in files)
 
 
-def _begin(recipe: Recipe, store: Path, plans: Mapping[str, Layout], run: str) -> None:
+def _begin(recipe: Recipe, store: Place, plans: Mapping[str, Layout], run: str) -> None:
     """Check that this code may go on with the store, and note that it did."""
     mine = behaviour.fingerprint()
     probed = False
@@ -147,7 +154,7 @@ def _begin(recipe: Recipe, store: Path, plans: Mapping[str, Layout], run: str) -
     behaviour.record(store, run, mine, probed)
 
 
-def _finish(plans: Mapping[str, Layout], store: Path, run: str) -> None:
+def _finish(plans: Mapping[str, Layout], store: Place, run: str) -> None:
     try:
         finalise(plans, store, run)
     except FileNotFoundError:  # a run beside this one finished first and cleared all temporary files
@@ -155,7 +162,10 @@ def _finish(plans: Mapping[str, Layout], store: Path, run: str) -> None:
             finalise(plans, store, run)
 
 
-def _require_target(recipe: Recipe, store: Path) -> None:
+def _require_target(recipe: Recipe, store: Place) -> None:
+    if isinstance(store, ObjectPath):
+        _require_prefix(recipe, store)
+        return
     if store.exists() and (not store.is_dir() or any(store.iterdir())):
         try:
             _require_recipe(recipe, store)
@@ -166,7 +176,20 @@ def _require_target(recipe: Recipe, store: Path) -> None:
         raise StoreError(f"cannot write to {above}; name a folder that you may write to")
 
 
-def _require_recipe(recipe: Recipe, store: Path) -> None:
+def _require_prefix(recipe: Recipe, store: ObjectPath) -> None:
+    """A prefix with this recipe's store, with its beginning, or with nothing; StoreError where it cannot be written."""
+    drop_into(store, "")
+    if (store / "zarr.json").is_file():
+        _require_recipe(recipe, store)
+        return
+    begun = {path for path, _ in beginnings(recipe, store)}
+    stranger = next((path for path in store.below() if path not in begun), None)
+    if stranger is not None:
+        raise NoStore(f"{stranger} is there, and nothing says that {store} is a store of this recipe; name a prefix "
+                      "under which nothing lies")
+
+
+def _require_recipe(recipe: Recipe, store: Place) -> None:
     """Refuse another recipe's store, and say what differs."""
     root = read_root(store)
     lines = changed_lines(root.recipe, recipe.text)
@@ -229,7 +252,7 @@ def available_memory() -> float:
     return free
 
 
-def _made(recipe: Recipe, store: Path, client: Client | None, workers: int, missing: Iterable[Task], run: str,
+def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: Iterable[Task], run: str,
           durable: Durable) -> Iterator[Commit]:
     if client is not None:
         return _on_dask(recipe, store, client, iter(missing), run, durable)
@@ -258,9 +281,13 @@ def _on_threads(one: Write, workers: int, todo: Iterator[Task]) -> Iterator[Comm
                 future.cancel()
 
 
-def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], run: str,
+def _on_dask(recipe: Recipe, store: Place, client: Client, todo: Iterator[Task], run: str,
              durable: Durable) -> Iterator[Commit]:
-    """Bounded futures: nothing but commits comes back, and no more tasks are known than can soon be worked on."""
+    """Bounded futures: nothing but commits comes back, and no more tasks are known than can soon be worked on.
+
+    A shard whose worker is lost goes to another one; the scheduler gives up on a shard that was at hand whenever
+    several workers died.
+    """
     import distributed
 
     driver: Any = client
@@ -276,7 +303,7 @@ def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], 
     try:
         for future in queue:
             waiting.discard(future)
-            yield future.result()
+            yield _result(future)
             task = next(todo, None)
             if task is not None:
                 new = submit(task)
@@ -285,3 +312,22 @@ def _on_dask(recipe: Recipe, store: Path, client: Client, todo: Iterator[Task], 
     finally:
         if waiting:
             driver.cancel(list(waiting))
+
+
+def _result(future: Any) -> Commit:
+    """What a worker returned; StoreError with a sentence where workers or the scheduler were lost."""
+    from distributed import CancelledError
+    from distributed.comm.core import CommClosedError
+    from distributed.scheduler import KilledWorker
+
+    try:
+        commit: Commit = future.result()
+    except KilledWorker as error:
+        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} workers died while they had it, "
+                         f"the last one at {error.last_worker.address}. Most often their memory was short: give the "
+                         "workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
+                         "What was made is kept: the same command goes on") from error
+    except (CommClosedError, CancelledError, TimeoutError) as error:
+        raise StoreError("the connection to Dask's scheduler was lost; what was made is kept: the same command goes on"
+                         ) from error
+    return commit
