@@ -13,18 +13,19 @@ from cluster.profiles import Profile
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 LOOPBACK_PAGES = "127.0.0.1:0"
 LIFETIME, STAGGER = 0.9, 0.05  # a worker hands over its work before its job's walltime is over, not all at once
-MISSING = ("{what} needs {package}, which is not installed: pip install 'mr-factory[cluster]'")
+EXTRAS = {"mpi4py": "mpi", "dask_mpi": "mpi"}  # a library that no compiler-less machine could install is not in `cluster`
 
 
-def library(name: str, what: str, package: str | None = None) -> Any:
-    """An optional library; ModuleNotFoundError as a sentence that names the extra."""
+def library(name: str, what: str) -> Any:
+    """An optional library.  ValueError when it is not installed, a sentence that names the extra."""
+    top = name.partition(".")[0]
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] != name.partition(".")[0]:
+        if str(error.name).partition(".")[0] != top:
             raise
-        sentence = MISSING.format(what=what, package=package or name.partition(".")[0].replace("_", "-"))
-        raise ValueError(sentence) from None
+        raise ValueError(f"{what} needs {top.replace('_', '-')}, which is not installed: "
+                         f"pip install 'mr-factory[{EXTRAS.get(top, 'cluster')}]'") from None
 
 
 def job_options(profile: Profile, keys: Path, logs: Path) -> dict[str, Any]:
@@ -68,9 +69,7 @@ def prologue(profile: Profile) -> list[str]:
 
 def job_script(profile: Profile) -> str:
     """The script of one job, with the places of what is known only when a cluster starts."""
-    jobqueue = library("dask_jobqueue", f"a {profile.kind} profile")
-    job = getattr(import_module(f"dask_jobqueue.{profile.kind}"), f"{profile.kind.upper()}Job")
-    assert jobqueue
+    job = getattr(library(f"dask_jobqueue.{profile.kind}", f"a {profile.kind} profile"), f"{profile.kind.upper()}Job")
     options = job_options(profile, shared_folder(profile.shared) / "run-HOST-PID-RANDOM", Path("/dev"))
     script: str = job("tls://SCHEDULER:PORT", name="factory-0", **options).job_script()
     return script.replace("/dev/", f"{shared_folder(profile.shared)}/logs/")

@@ -30,7 +30,8 @@ import factory.floor
 import factory.store.behaviour
 import factory.store.layout
 import factory.store.run
-from cluster.connect import local_client
+from cluster.connect import connect
+from cluster.profiles import Profile
 from factory.recipe import Recipe, load
 from factory.recipe.model import Split, Variable
 from factory.store import (
@@ -279,7 +280,7 @@ def test_processes_give_the_same_bytes(recipe: Recipe, undisturbed: Path, tmp_pa
 
 
 def test_dask_gives_the_same_bytes_over_encrypted_loopback(recipe: Recipe, undisturbed: Path, tmp_path: Path) -> None:
-    with local_client(2) as client:
+    with connect(Profile("local", workers=2)) as client:
         assert client.scheduler.address.startswith("tls://127.0.0.1")
         family = [psutil.Process(), *psutil.Process().children(recursive=True)]
         heard = {c.laddr.ip for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}

@@ -44,7 +44,7 @@ MinJobAge=300
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 NodeName={host} NodeAddr=127.0.0.1 CPUs=2 RealMemory=6000 State=UNKNOWN
-PartitionName=short Nodes={host} Default=YES MaxTime=01:00:00 State=UP
+PartitionName=short Nodes={host} Default=YES MaxTime=2-00:00:00 State=UP
 """
 
 
