@@ -5,6 +5,7 @@ Budget: 20 s on two cores.
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -24,6 +25,7 @@ from factory.store import IncompleteStore, NoStore, materialise, read_layout, st
 from factory.store.drop import Drop
 
 KILLS = 20
+LARGER = {"train": 411, "test": 37}
 RECIPE = """\
 about: many small shards
 seed: 11
@@ -52,25 +54,41 @@ class Runs:
         recipe.write_text(RECIPE)
         target = Path(__file__).with_name("kill_target.py")
         place = os.environ | {"PYTHONPATH": str(target.parents[1])}
-        self.server = subprocess.Popen([sys.executable, str(target), str(recipe)], text=True, env=place,
-                                       stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        self.server = subprocess.Popen([sys.executable, str(target), str(recipe), json.dumps(LARGER)], text=True,
+                                       env=place, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
         assert self._line() == "ready"
 
     def _line(self) -> str:
         assert self.server.stdout is not None
         return self.server.stdout.readline().strip()
 
-    def make(self, store: Path, threads: int, killed_after: float | None = None) -> int:
-        """Wait status of a make: 0 when it finished, 9 when the kill came first."""
+    def start(self, do: str, store: Path, threads: int = 1, **more: Any) -> int:
+        """Begin to make, repair, extend or finalise a store; the process's number."""
         assert self.server.stdin is not None
-        self.server.stdin.write(f"{store} {threads}\n")
+        self.server.stdin.write(json.dumps({"do": do, "store": str(store), "threads": threads} | more) + "\n")
         self.server.stdin.flush()
-        child = int(self._line())
+        return int(self._line())
+
+    def end(self) -> int:
+        """The wait status of what was started: 0 when it finished, 9 when a kill came first."""
+        return int(self._line())
+
+    def run(self, do: str, store: Path, threads: int = 1, killed_after: float | None = None, **more: Any) -> int:
+        """`start`, perhaps a kill, and `end`."""
+        child = self.start(do, store, threads, **more)
         if killed_after is not None:
             time.sleep(killed_after)
             with suppress(ProcessLookupError):  # it finished first
                 os.kill(child, signal.SIGKILL)
-        return int(self._line())
+        return self.end()
+
+    def close(self) -> None:
+        """No more orders."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.server.stdin.close()
+        self.server.wait(timeout=60)
+        self.server.stdout.close()
 
 
 @pytest.fixture
@@ -79,11 +97,7 @@ def runs(tmp_path: Path) -> Iterator[Runs]:
     try:
         yield made
     finally:
-        assert made.server.stdin is not None
-        made.server.stdin.close()
-        made.server.wait(timeout=60)
-        assert made.server.stdout is not None
-        made.server.stdout.close()
+        made.close()
 
 
 def tree(store: Path) -> dict[str, bytes | None]:
@@ -114,7 +128,7 @@ def test_killed_anywhere_the_store_is_the_same(runs: Runs, tmp_path: Path) -> No
     print(f"FACTORY_KILL_SEED={seed}")
     chance = random.Random(seed)
     began = time.perf_counter()
-    assert runs.make(tmp_path / "undisturbed", 1) == 0
+    assert runs.run("make", tmp_path / "undisturbed") == 0
     whole = time.perf_counter() - began
     expected = tree(tmp_path / "undisturbed")
 
@@ -125,12 +139,12 @@ def test_killed_anywhere_the_store_is_the_same(runs: Runs, tmp_path: Path) -> No
         for _ in range(4):  # then it may finish: the early, the middle and the last moments all get their kills
             moment = chance.uniform(0, left)
             before = time.perf_counter()
-            if runs.make(store, chance.choice([1, 2]), moment) != signal.SIGKILL:
+            if runs.run("make", store, chance.choice([1, 2]), moment) != signal.SIGKILL:
                 break
             kills += 1
             left = max(0.05, left - (time.perf_counter() - before))
             found[met(store)] += 1
-        assert runs.make(store, 1) == 0
+        assert runs.run("make", store) == 0
         assert tree(store) == expected, f"FACTORY_KILL_SEED={seed}, store {stores}"
     print(f"{kills} kills on {stores} stores, {whole:.1f} s undisturbed; they left {dict(found)}")
     assert found["finished"] < kills, "no kill fell on the work"
