@@ -9,16 +9,19 @@ from __future__ import annotations
 import getpass
 import logging
 import os
+import signal
 import socket
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
 
 import dask
 from distributed import Client, LocalCluster, performance_report
 from distributed.security import Security
+from distributed.utils import silence_logging_cmgr
 
 from cluster.keys import run_folder, security, security_in, settings_for, write_keys
 from cluster.kubernetes import forwarded
@@ -51,7 +54,8 @@ def connect(profile: Profile, *, dashboard: bool = False) -> Iterator[Client]:
         A library that is not installed, or a cluster that cannot be started; in a sentence.
     """
     pages = {} if dashboard else {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
-    with dask.config.set(SETTINGS | pages), _one_thread(), _opened(profile, dashboard) as client:
+    quiet: Any = silence_logging_cmgr
+    with quiet(logging.ERROR), dask.config.set(SETTINGS | pages), _one_thread(), _opened(profile, dashboard) as client:
         if profile.bounds[0]:
             client.wait_for_workers(1)
         yield client
@@ -111,19 +115,37 @@ def _elsewhere(profile: Profile, folder: Path, dashboard: bool) -> Iterator[Any]
     # What is started by ssh is told by Dask's settings where its keys lie
     with dask.config.set(settings_for(folder) if profile.kind == "ssh" else {}):
         made = ssh_cluster if profile.kind == "ssh" else queue_cluster
-        with _closing(made(profile, folder, dashboard), profile) as client:
+        with _deaf():
+            cluster = made(profile, folder, dashboard)
+        with _closing(cluster, profile) as client:
             yield client
+
+
+@contextmanager
+def _deaf() -> Iterator[None]:
+    """Threads that start in this block, and all that they start, do not hear Ctrl-C; this one hears it afterwards.
+
+    A terminal sends it to workers and to `sbatch` as well, which would die of it in the middle of a line, while the
+    driver alone knows in which order to stop.
+    """
+    resource_tracker.ensure_running()  # once it runs, the start of a process leaves signals as they are
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _local(profile: Profile, dashboard: bool, spill: str) -> Any:
     certificates: Any = Security
     made: Any = LocalCluster
-    return made(
-        n_workers=profile.workers, threads_per_worker=profile.threads, memory_limit=profile.memory or "auto",
-        processes=True, host=LOOPBACK, protocol="tls://", security=certificates.temporary(), local_directory=spill,
-        env=ONE_THREAD, silence_logs=logging.ERROR, scheduler_kwargs={"dashboard": dashboard},
-        # Without an address of ours, Dask would listen on its well-known port even when nobody asked for a dashboard
-        dashboard_address=LOOPBACK_PAGES)
+    with _deaf():
+        return made(
+            n_workers=profile.workers, threads_per_worker=profile.threads, memory_limit=profile.memory or "auto",
+            processes=True, host=LOOPBACK, protocol="tls://", security=certificates.temporary(), local_directory=spill,
+            env=ONE_THREAD, silence_logs=logging.ERROR, scheduler_kwargs={"dashboard": dashboard},
+            # Without an address of ours, Dask would listen on its well-known port even when nobody asked for pages
+            dashboard_address=LOOPBACK_PAGES)
 
 
 @contextmanager

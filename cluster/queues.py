@@ -13,7 +13,7 @@ from cluster.profiles import Profile
 ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
 LOOPBACK_PAGES = "127.0.0.1:0"
 LIFETIME, STAGGER = 0.9, 0.05  # a worker hands over its work before its job's walltime is over, not all at once
-EXTRAS = {"mpi4py": "mpi", "dask_mpi": "mpi"}  # a library that no compiler-less machine could install is not in `cluster`
+EXTRAS = {"mpi4py": "mpi", "dask_mpi": "mpi"}  # they need an MPI, which most have no use for
 
 
 def library(name: str, what: str) -> Any:

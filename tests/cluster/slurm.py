@@ -89,7 +89,7 @@ class Slurm:
 def slurm(folder: Path) -> Iterator[Slurm]:
     """SLURM, from the moment that its node is idle until the block ends."""
     host = socket.gethostname().partition(".")[0]
-    control, daemon = _free_ports(2)
+    control, daemon = free_ports(2)
     running = Slurm(folder)
     running.conf.write_text(CONF.format(host=host, control=control, daemon=daemon, folder=folder))
     for name in ("state", "spool"):
@@ -99,7 +99,7 @@ def slurm(folder: Path) -> Iterator[Slurm]:
         for name, more in (("slurmctld", ["-D", "-i"]), ("slurmd", ["-D", "-N", host])):
             stack.enter_context(_child([name, *more, "-f", str(running.conf)], folder / f"{name}.log", running.env))
         try:
-            _until(lambda: running.call("sinfo", "--noheader", "--format=%T").strip() == "idle")
+            until(lambda: running.call("sinfo", "--noheader", "--format=%T").strip() == "idle")
         except Exception as error:
             logs = "".join((folder / f"{n}.log").read_text() for n in ("slurmctld", "slurmd", "munged"))
             raise RuntimeError(f"SLURM did not start:\n{logs}") from error
@@ -122,7 +122,7 @@ def _munge(place: Path) -> Iterator[None]:
     command = ["munged", "--foreground", "--force", f"--key-file={key}", f"--socket={place}/socket",
                f"--pid-file={place}/pid", f"--log-file={place}/log", f"--seed-file={place}/seed", "--num-threads=2"]
     with _child(command, place.parent / "munged.log", os.environ | {"USER": user}):
-        _until(lambda: (place / "socket").exists())
+        until(lambda: (place / "socket").exists())
         yield
 
 
@@ -148,7 +148,7 @@ def _program(name: str) -> str | None:
     return shutil.which(name, path=os.environ.get("PATH", "") + os.pathsep + "/usr/sbin:/sbin")
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
     with ExitStack() as stack:
         sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
         for one in sockets:
@@ -156,7 +156,7 @@ def _free_ports(count: int) -> list[int]:
         return [one.getsockname()[1] for one in sockets]
 
 
-def _until(true: Any, seconds: float = SECONDS_TO_START) -> None:
+def until(true: Any, seconds: float = SECONDS_TO_START) -> None:
     ends = time.monotonic() + seconds
     while True:
         try:
