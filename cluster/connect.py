@@ -165,7 +165,11 @@ def _closing(cluster: Any, profile: Profile) -> Iterator[Any]:
 @contextmanager
 def _client(*where: Any, **more: Any) -> Iterator[Any]:
     made: Any = Client
-    client = made(*where, **more)
+    try:
+        client = made(*where, **more)
+    except OSError as error:
+        raise ValueError(f"no Dask scheduler answers at {where[0]} ({str(error) or type(error).__name__}); see that it "
+                         "runs, that this machine reaches it, and that both use the same certificates") from error
     try:
         yield client
     finally:

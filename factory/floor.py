@@ -178,7 +178,8 @@ def _call(link: Link, draws: Draws, inputs: list[Array]) -> State:
     try:
         result = link.step(*seen, **extra, **link.constants)._asdict()
     except Exception as error:
-        error.add_note(f"step {link.label} with {', '.join(map(_shown, link.wires.values(), inputs)) or 'no inputs'}")
+        given = ", ".join(map(_shown, link.wires.values(), inputs))
+        error.add_note(f"step {link.step.name} with {given or 'no inputs'}")
         raise
     made = {}
     for key, name in link.outputs.items():

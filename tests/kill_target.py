@@ -17,7 +17,7 @@ from uuid import uuid4
 
 from factory.floor import make
 from factory.recipe import Recipe, load
-from factory.store import commit, drop, extend, materialise, repair
+from factory.store import StoreError, commit, drop, extend, materialise, repair
 from factory.store.finish import finalise
 from factory.store.layout import layouts
 
@@ -75,8 +75,11 @@ def child(order: dict[str, Any], recipe: Recipe) -> None:
 
             folder = order["keys"]
             keys = {f"tls_{what}": f"{folder}/{what}.pem" for what in ("ca", "cert", "key")}
-            with connect(Profile("address", address=order["scheduler"], **keys)) as client:
-                operate(order, recipe, client)
+            try:
+                with connect(Profile("address", address=order["scheduler"], **keys)) as client:
+                    operate(order, recipe, client)
+            except ValueError as error:
+                raise StoreError(str(error)) from error  # the scheduler died before the work began
         else:
             operate(order, recipe)
         code = 0

@@ -29,6 +29,7 @@ from zarr.storage import MemoryStore
 import factory.floor
 import factory.store.behaviour
 import factory.store.layout
+import factory.store.memory
 import factory.store.run
 from cluster.connect import connect
 from cluster.profiles import Profile
@@ -551,7 +552,7 @@ def test_a_folder_that_cannot_be_written_is_refused(recipe: Recipe, tmp_path: Pa
 
 def test_a_shard_that_does_not_fit_into_memory_is_refused(recipe: Recipe, tmp_path: Path,
                                                           monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(factory.store.run, "available_memory", lambda: 1000.0)
+    monkeypatch.setattr(factory.store.memory, "available", lambda: 1000.0)
     with pytest.raises(StoreError, match=r"this machine has 0\.0 GB; use fewer threads, or say `shard: N`"):
         materialise(recipe, tmp_path / "store")
     assert not (tmp_path / "store").exists()

@@ -97,7 +97,7 @@ class Drop:
         """Write ``data`` to a temporary file for ``target`` and synchronise it to the disk."""
         assert isinstance(target, Path)
         temporary = uuid4().hex
-        with self._partial(create=True) as folder:
+        with _named(target), self._partial(create=True) as folder:
             at("before temporary file")
             self.waiting.append((temporary, target))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -120,12 +120,12 @@ class Drop:
             return
         with self._partial() as source:
             for temporary, target in self.waiting:
-                with self._of(target.parent) as folder:
+                with _named(target), self._of(target.parent) as folder:
                     _rename(source, temporary, folder, target.name)
         folders = dict.fromkeys(target.parent for _, target in self.waiting)
         self.waiting = []
         for path in folders if self.synchronises else ():
-            with self._of(path) as folder:
+            with _named(path), self._of(path) as folder:
                 at("before folder fsync")
                 os.fsync(folder)
                 at("after folder fsync")
@@ -149,6 +149,15 @@ class Drop:
                 os.rmdir(self.run, dir_fd=folder)
             with self._folder(BOOKS) as folder:
                 os.rmdir("partial", dir_fd=folder)
+
+
+@contextmanager
+def _named(target: Path) -> Iterator[None]:
+    """An error of the system speaks of the file that was to be, not of a temporary one or of none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(target)) from error
 
 
 def _rename(source: int, temporary: str, folder: int, name: str) -> None:

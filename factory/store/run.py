@@ -6,9 +6,12 @@ the bytes are the same, because a shard depends on the recipe and its index alon
 
 from __future__ import annotations
 
+import errno
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +25,8 @@ from factory.store.drop import Durable, drop_into
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
 from factory.store.files import Place, each, place
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
-from factory.store.layout import Layout, estimate, layouts, tasks
+from factory.store.layout import Layout, layouts, tasks
+from factory.store.memory import fitting
 from factory.store.metadata import beginnings, create, read_root
 from factory.store.objects import ObjectPath
 from factory.store.progress import Progress, Silent
@@ -34,7 +38,6 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 IN_FLIGHT = 2  # shards that wait or run for each thread: keeps workers busy and the driver's memory flat
-WORKING_COPIES = 5  # memory to make a shard, as a multiple of its bytes: samples in float64, steps' copies, encoder
 DIFFERENCES = 20  # lines of two recipes that a refusal shows
 
 Task = tuple[str, int]  # split, shard
@@ -84,9 +87,17 @@ def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client:
         Whether the store is finished.
     """
     path = place(store).absolute()
+    try:
+        return _carried_through(recipe, path, part, client, threads, progress or Silent(), durable)
+    except OSError as error:
+        raise StoreError(_unwritable(path, error)) from error
+
+
+def _carried_through(recipe: Recipe, path: Place, part: tuple[int, int], client: Client | None, threads: int | None,
+                     watcher: Progress, durable: Durable) -> bool:
     _require_target(recipe, path)
-    workers = _workers(recipe, client, threads)
-    if not (path / "zarr.json").exists():
+    if not (path / "zarr.json").is_file():
+        fitting(recipe, client, threads)
         create(recipe, path)
     plans = layouts(recipe, path)
     finished = read_manifest(path) is not None
@@ -94,22 +105,31 @@ def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client:
     if finished and not missing.shards and _is_whole(plans):
         clear_partial(path)
         return True
-    run = uuid4().hex
+    workers, run = fitting(recipe, client, threads), uuid4().hex
     _begin(recipe, path, plans, run)
     if finished:  # it is not any more: until this run is through, nobody shall read it
         unfinish(path)
-    watcher = progress or Silent()
     watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
     try:
         for commit in _made(recipe, path, client, workers, missing, run, durable):
             watcher.shard(commit)
     finally:
         watcher.end()
-        drop_into(path, run).close()
+        with suppress(NoStore):  # what made the run fail says more
+            drop_into(path, run).close()
     if part != (1, 1) and _Missing(plans).shards:
         return False
     _finish(plans, path, run)
     return True
+
+
+def _unwritable(store: Place, error: OSError) -> str:
+    """What to say when the system will not write any more."""
+    free = ""
+    if error.errno == errno.ENOSPC and isinstance(store, Path):
+        free = f" ({shutil.disk_usage(store).free / 1e6:,.0f} MB are free at {store}; make room)"
+    return (f"{error.filename or store}: {error.strerror or error}{free}. What was made is kept: the same command goes "
+            "on where this stopped")
 
 
 class _Missing:
@@ -210,46 +230,6 @@ def _require_recipe(recipe: Recipe, store: Place) -> None:
         if root.splits[name]["per_shard"] != plan.per_shard:
             raise AnotherRecipe(f"{store} has shards of {root.splits[name]['per_shard']} samples in split {name!r}, "
                                 f"this version makes {plan.per_shard}; go on with the version that began it")
-
-
-def _workers(recipe: Recipe, client: Client | None, threads: int | None) -> int:
-    """Shards made at once, bounded by memory.  StoreError when not even one fits."""
-    need = WORKING_COPIES * estimate(recipe).shard_bytes
-    if client is not None:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        limits = [w["memory_limit"] / max(1, w["nthreads"]) for w in workers if w.get("memory_limit")]
-        _require_memory(need, min(limits, default=float("inf")), "a thread of a worker")
-        return 0
-    free = available_memory()
-    _require_memory(need, free, "this machine")
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if threads is not None:
-        _require_memory(need * threads, free, "this machine")
-        return max(1, threads)
-    return max(1, min(cpus, int(free // max(1, need))))
-
-
-def _require_memory(need: int, free: float, who: str) -> None:
-    if need > free:
-        raise StoreError(f"making shards needs about {need / 1e9:.1f} GB at once, and {who} has {free / 1e9:.1f} GB; "
-                         "use fewer threads, or say `shard: N` in the recipe with fewer samples a shard")
-
-
-def available_memory() -> float:
-    """Bytes that this process may still use: the machine's, or what is left of a control group's limit."""
-    free = float("inf")
-    try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        free = next(int(line.split()[1]) * 1024.0 for line in lines if line.startswith("MemAvailable"))
-    except (OSError, StopIteration, ValueError):
-        pass  # not Linux: unknown is unbounded
-    try:
-        group = Path("/sys/fs/cgroup")
-        limit, used = (float((group / name).read_text()) for name in ("memory.max", "memory.current"))
-        free = min(free, limit - used)
-    except (OSError, ValueError):
-        pass  # no limit, or not this kind of control group
-    return free
 
 
 def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: Iterable[Task], run: str,
