@@ -54,8 +54,7 @@ def connect(profile: Profile, *, dashboard: bool = False) -> Iterator[Client]:
         A library that is not installed, or a cluster that cannot be started; in a sentence.
     """
     pages = {} if dashboard else {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
-    quiet: Any = silence_logging_cmgr
-    with quiet(logging.ERROR), dask.config.set(SETTINGS | pages), _one_thread(), _opened(profile, dashboard) as client:
+    with _quiet(logging.ERROR), dask.config.set(SETTINGS | pages), _one_thread(), _opened(profile, dashboard) as client:
         if profile.bounds[0]:
             client.wait_for_workers(1)
         yield client
@@ -159,21 +158,25 @@ def _closing(cluster: Any, profile: Profile) -> Iterator[Any]:
         with _client(cluster) as client:
             yield client
     finally:
-        cluster.close()
+        with _quiet(logging.CRITICAL):
+            cluster.close()
 
 
 @contextmanager
 def _client(*where: Any, **more: Any) -> Iterator[Any]:
     made: Any = Client
-    try:
-        client = made(*where, **more)
-    except OSError as error:
-        raise ValueError(f"no Dask scheduler answers at {where[0]} ({str(error) or type(error).__name__}); see that it "
-                         "runs, that this machine reaches it, and that both use the same certificates") from error
+    client = made(*where, **more)
     try:
         yield client
     finally:
-        client.close()
+        with _quiet(logging.CRITICAL):  # what is cancelled in the middle is told as many errors
+            client.close()
+
+
+def _quiet(level: int) -> Any:
+    """Dask tells the terminal nothing below this level."""
+    made: Any = silence_logging_cmgr
+    return made(level)
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -19,6 +20,7 @@ EXTRAS = {"mpi4py": "mpi", "dask_mpi": "mpi"}  # they need an MPI, which most ha
 def library(name: str, what: str) -> Any:
     """An optional library.  ValueError when it is not installed, a sentence that names the extra."""
     top = name.partition(".")[0]
+    handler = signal.getsignal(signal.SIGINT)
     try:
         return import_module(name)
     except ModuleNotFoundError as error:
@@ -26,6 +28,9 @@ def library(name: str, what: str) -> Any:
             raise
         raise ValueError(f"{what} needs {top.replace('_', '-')}, which is not installed: "
                          f"pip install 'mr-factory[{EXTRAS.get(top, 'cluster')}]'") from None
+    finally:  # dask-jobqueue 0.9 makes Ctrl-C end the whole program with success, from its import on
+        if signal.getsignal(signal.SIGINT) is not handler:
+            signal.signal(signal.SIGINT, handler)
 
 
 def job_options(profile: Profile, keys: Path, logs: Path) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import stat
 import subprocess
 import sys
@@ -30,7 +31,7 @@ from tests.test_kill import RECIPE, tree
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 FACTORY = Path(sys.executable).with_name("factory")
-FEW, MANY = 300, 5_000  # samples of the split train: seconds of work, and long enough to be interrupted
+FEW, MANY = 300, 8_000  # samples of the split train: seconds of work, and long enough to be interrupted
 PROFILE = """\
 kind: slurm
 workers: 2
@@ -198,7 +199,7 @@ def test_an_array_of_parts_stopped_and_submitted_again(site: Site, tmp_path: Pat
               str(script), str(site.recipe), str(store), "--samples", f"train={MANY}"]
     job = site.slurm.call(*submit, **user).strip()
     outs = [tmp_path / f"factory-{job}_{task}.out" for task in (1, 2)]
-    site.until(lambda: all(out.exists() and "samples/s" in out.read_text() for out in outs))  # the bar is drawn
+    site.until(lambda: all(out.exists() and "samples" in out.read_text() for out in outs))  # it has begun, and hears
     for task in (1, 2):
         site.slurm.call("scancel", "--batch", "--signal=TERM", f"{job}_{task}")
     site.slurm.wait()
@@ -211,13 +212,53 @@ def test_an_array_of_parts_stopped_and_submitted_again(site: Site, tmp_path: Pat
     assert tree(store) == expected
 
 
-def test_a_driver_that_is_a_job_itself(site: Site, tmp_path: Path) -> None:
-    expected = site.laptop(FEW)
-    script, store = tmp_path / "adaptive.sbatch", tmp_path / "store"
-    script.write_text(site.slurm.call(str(FACTORY), "cluster", "template", "adaptive.sbatch"))
-    profile = tmp_path / "my.yaml"
-    profile.write_text(site.profile.read_text().replace("workers: 2", "adaptive: {minimum: 0, maximum: 1}"))
-    site.slurm.call("sbatch", f"--export=ALL,PATH={FACTORY.parent}:/usr/bin:/bin", str(script), str(site.recipe),
-                    str(store), "--samples", f"train={FEW}", "--cluster", "./my.yaml", cwd=tmp_path)
+def test_a_driver_that_is_killed_or_stopped(site: Site, tmp_path: Path) -> None:
+    """kill -9: its workers end by themselves.  Ctrl-C: it takes its jobs along.  Then the same command finishes."""
+    store = tmp_path / "store"
+    for number, code in ((signal.SIGKILL, -9), (signal.SIGINT, 130)):
+        command = [str(FACTORY), "make", str(site.recipe), str(store), "--samples", f"train={MANY}",
+                   "--cluster", str(site.profile), "--durable", "process"]
+        before = site.done(store) if store.exists() else 0
+        with subprocess.Popen(command, env=site.slurm.env, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                              start_new_session=True) as process:
+            site.until(lambda before=before: store.exists() and site.done(store) > before + 10)
+            os.killpg(process.pid, number)
+            _, told = process.communicate(timeout=30)
+        assert process.returncode == code, told
+        assert "Traceback" not in told
+        assert status(store).code == 2
+        site.slurm.wait(30)
+    assert "goes on where this stopped" in told
+    with site.make(store, MANY):
+        pass
+    assert tree(store) == site.laptop(MANY)
+
+
+def test_the_page_for_users_is_true(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every block of docs/cluster.md that says it was tried, as it stands there, with few samples of a small recipe."""
+    page = (Path(__file__).parents[2] / "docs/cluster.md").read_text()
+    blocks = dict(re.findall(r"<!-- tried: (\w+) -->\n```sh\n(.*?)```", page, re.DOTALL))
+    assert list(blocks) == ["array", "profile", "driver", "job", "watch"]
+    monkeypatch.setenv("PATH", f"{FACTORY.parent}:{os.environ['PATH']}")
+    monkeypatch.setenv("USER", "root")
+    (tmp_path / "shared").mkdir()
+
+    def run(name: str) -> str:
+        lines = blocks[name].replace("rim_t1", str(site.recipe)).replace("/shared/", f"{tmp_path}/shared/")
+        return site.slurm.call("bash", "-euc", lines.replace("train=1000000", f"train={FEW}"), cwd=tmp_path)
+
+    run("array")
+    run("profile")
+    text = (tmp_path / "my.yaml").read_text()
+    for old, new in (("workers: 4", "adaptive: {minimum: 0, maximum: 1}"), ("4 GB", "1 GB"),
+                     ("# interface: ib0", "interface: lo"), ("# partition", "partition"),
+                     ("# shared: ~/.cache/mr-factory/cluster", f"shared: {site.shared}")):
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "my.yaml").write_text(text)
+    assert "#SBATCH -p short" in run("driver")
+    run("job")
     site.slurm.wait()
-    assert tree(store) == expected, [p.read_text() for p in tmp_path.glob("factory-*.out")]
+    assert "no damage found" in run("watch")
+    for name in ("array", "driver", "job"):
+        assert tree(tmp_path / f"shared/{name}.zarr") == site.laptop(FEW), name
