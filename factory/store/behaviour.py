@@ -6,27 +6,21 @@ first and the last sample of the first committed shard of each split and compare
 
 from __future__ import annotations
 
-import getpass
-import json
 import platform
-import socket
-from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Mapping
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import xxhash
 
-import factory
 from factory import cache
 from factory.store.commit import Commit, standing
 from factory.store.encode import decode
 from factory.store.errors import AnotherRecipe, DamagedStore
-from factory.store.files import Place, open_regular, place
+from factory.store.files import open_regular, place
 from factory.store.layout import Bulk, Layout
-from factory.store.metadata import BOOKS, array_document, dumps
+from factory.store.metadata import BOOKS, array_document
 from factory.units import Array
 
 if TYPE_CHECKING:
@@ -39,32 +33,6 @@ def fingerprint() -> Fingerprint:
     """What may change a sample's bytes besides the recipe: sources, Python, NumPy, numba, CPU."""
     return {"source": cache.sources_digest(), "python": platform.python_version(), "cpu": cache.cpu(),
             "numpy": version("numpy"), "numba": version("numba"), "zarr": version("zarr")}
-
-
-def known(store: Place) -> Iterator[Fingerprint]:
-    """The fingerprints of the runs that worked on a store."""
-    folder = store / BOOKS / "log"
-    paths = folder.iterdir() if folder.is_dir() else iter(())
-    for path in sorted((p for p in paths if p.name.endswith(".json")), key=str):
-        try:
-            yield dict(json.loads(path.read_bytes())["fingerprint"])
-        except (ValueError, KeyError, TypeError, OSError):
-            continue  # the log is for people: a line of it that is lost costs one probe
-
-
-def record(store: Place, run: str, mine: Mapping[str, str], probed: bool) -> None:
-    """Log that a run begins: no hash and no comparison includes it."""
-    now = datetime.now(UTC)
-    try:
-        who = getpass.getuser()
-    except (KeyError, OSError):
-        who = ""
-    facts = {"run": run, "began": now.isoformat(timespec="seconds"), "who": who, "host": socket.gethostname(),
-             "probed": probed, "factory": factory.__version__, "fingerprint": dict(mine)}
-    folder = store / BOOKS / "log"
-    if isinstance(folder, Path):
-        folder.mkdir(exist_ok=True)
-    (folder / f"{now:%Y%m%dT%H%M%S}-{run}.json").write_bytes(dumps(facts))
 
 
 def probe(recipe: Recipe, plans: Mapping[str, Layout]) -> bool:

@@ -25,11 +25,13 @@ from factory.store.drop import Durable, drop_into
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
 from factory.store.files import Place, each, place
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
+from factory.store.journal import Journal, known
 from factory.store.layout import Layout, layouts, tasks
 from factory.store.memory import fitting
 from factory.store.metadata import beginnings, create, read_root
 from factory.store.objects import ObjectPath
 from factory.store.progress import Progress, Silent
+from factory.store.workers import on_workers
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -106,20 +108,22 @@ def _carried_through(recipe: Recipe, path: Place, part: tuple[int, int], client:
         clear_partial(path)
         return True
     workers, run = fitting(recipe, client, threads), uuid4().hex
-    _begin(recipe, path, plans, run)
-    if finished:  # it is not any more: until this run is through, nobody shall read it
-        unfinish(path)
-    watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
-    try:
-        for commit in _made(recipe, path, client, workers, missing, run, durable):
-            watcher.shard(commit)
-    finally:
-        watcher.end()
-        with suppress(NoStore):  # what made the run fail says more
-            drop_into(path, run).close()
-    if part != (1, 1) and _Missing(plans).shards:
-        return False
-    _finish(plans, path, run)
+    with Journal(path, run, part=part, to_make=missing.shards, **_begin(recipe, path, plans)) as journal:
+        if finished:  # it is not any more: until this run is through, nobody shall read it
+            unfinish(path)
+        watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
+        try:
+            for commit in _made(recipe, path, client, workers, missing, run, durable):
+                journal.shard(commit)
+                watcher.shard(commit)
+        finally:
+            watcher.end()
+            with suppress(NoStore):  # what made the run fail says more
+                drop_into(path, run).close()
+        if part != (1, 1) and _Missing(plans).shards:
+            return False
+        _finish(plans, path, run)
+        journal.finished()
     return True
 
 
@@ -165,13 +169,13 @@ def _is_whole(plans: Mapping[str, Layout]) -> bool:
     return all(path.exists() and path.stat().st_size == size for path, size in files)
 
 
-def _begin(recipe: Recipe, store: Place, plans: Mapping[str, Layout], run: str) -> None:
-    """Check that this code may go on with the store, and note that it did."""
+def _begin(recipe: Recipe, store: Place, plans: Mapping[str, Layout]) -> dict[str, Any]:
+    """Check that this code may go on with the store; what is to be noted of that."""
     mine = behaviour.fingerprint()
     probed = False
-    if mine not in behaviour.known(store):
+    if mine not in known(store):
         probed = behaviour.probe(recipe, plans)
-    behaviour.record(store, run, mine, probed)
+    return {"probed": probed, "fingerprint": mine}
 
 
 def _finish(plans: Mapping[str, Layout], store: Place, run: str) -> None:
@@ -235,7 +239,7 @@ def _require_recipe(recipe: Recipe, store: Place) -> None:
 def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: Iterable[Task], run: str,
           durable: Durable) -> Iterator[Commit]:
     if client is not None:
-        return _on_dask(recipe, store, client, iter(missing), run, durable)
+        return on_workers(recipe, store, client, iter(missing), run, durable)
 
     def one(split: str, shard: int) -> Commit:
         return write(recipe, store, split, shard, run, durable)
@@ -259,55 +263,3 @@ def _on_threads(one: Write, workers: int, todo: Iterator[Task]) -> Iterator[Comm
         finally:
             for future in waiting:
                 future.cancel()
-
-
-def _on_dask(recipe: Recipe, store: Place, client: Client, todo: Iterator[Task], run: str,
-             durable: Durable) -> Iterator[Commit]:
-    """Bounded futures: nothing but commits comes back, and no more tasks are known than can soon be worked on.
-
-    A shard whose worker is lost goes to another one; the scheduler gives up on a shard that was at hand whenever
-    several workers died.
-    """
-    import distributed
-
-    driver: Any = client
-    futures: Any = distributed
-
-    def submit(task: Task) -> Any:
-        # pure=False: the task's name need not be a hash of the recipe
-        return driver.submit(write, recipe, str(store), *task, run, durable, pure=False)
-
-    limit = IN_FLIGHT * max(1, sum(driver.nthreads().values()))
-    waiting = {submit(task) for task in islice(todo, limit)}
-    queue = futures.as_completed(list(waiting))
-    try:
-        for future in queue:
-            waiting.discard(future)
-            yield _result(future)
-            task = next(todo, None)
-            if task is not None:
-                new = submit(task)
-                waiting.add(new)
-                queue.add(new)
-    finally:
-        if waiting:
-            driver.cancel(list(waiting))
-
-
-def _result(future: Any) -> Commit:
-    """What a worker returned; StoreError with a sentence where workers or the scheduler were lost."""
-    from distributed import CancelledError
-    from distributed.comm.core import CommClosedError
-    from distributed.scheduler import KilledWorker
-
-    try:
-        commit: Commit = future.result()
-    except KilledWorker as error:
-        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} workers died while they had it, "
-                         f"the last one at {error.last_worker.address}. Most often their memory was short: give the "
-                         "workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
-                         "What was made is kept: the same command goes on") from error
-    except (CommClosedError, CancelledError, TimeoutError) as error:
-        raise StoreError("the connection to Dask's scheduler was lost; what was made is kept: the same command goes on"
-                         ) from error
-    return commit
