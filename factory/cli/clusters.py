@@ -14,7 +14,7 @@ ProfileName = Annotated[str, typer.Argument(
     metavar="PROFILE", help="A built-in profile (factory cluster list), or a file such as ./my.yaml.")]
 group = typer.Typer(name="cluster", no_args_is_help=True, rich_markup_mode=None,
                     help="Look at clusters before samples are made on them.",
-                    epilog="Used by:  factory make RECIPE STORE --cluster PROFILE")
+                    epilog="Example:  factory cluster show slurm")
 app.add_typer(group)
 
 

@@ -31,7 +31,7 @@ from tests.test_kill import RECIPE, tree
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=str(why_not()))
 FACTORY = Path(sys.executable).with_name("factory")
-FEW, MANY = 300, 8_000  # samples of the split train: seconds of work, and long enough to be interrupted
+FEW, MANY = 300, 5_000  # samples of the split train: seconds of work, and long enough to be interrupted
 PROFILE = """\
 kind: slurm
 workers: 2
@@ -113,12 +113,12 @@ def nothing_is_left(site: Site, monkeypatch: pytest.MonkeyPatch) -> Iterator[Non
     assert not list(spill.glob("mr-factory-*")), "spill folders go with their jobs"
 
 
-def listening() -> set[str]:
-    """Addresses at which processes of Python listen."""
+def listening(conf: Path) -> set[str]:
+    """Addresses at which this SLURM and all that it or its users started listen."""
     found = set()
-    for process in psutil.process_iter(["name"]):
-        with suppress(psutil.NoSuchProcess):
-            if process.info["name"].startswith(("python", "factory", "dask", "slurm")):
+    for process in psutil.process_iter():
+        with suppress(psutil.Error):
+            if process.environ().get("SLURM_CONF") == str(conf):
                 found |= {c.laddr.ip for c in process.net_connections() if c.status == psutil.CONN_LISTEN}
     return found
 
@@ -149,7 +149,7 @@ def test_jobs_make_the_laptops_bytes_and_strangers_are_refused(site: Site, tmp_p
         spill = list((site.folder / "spill").glob("mr-factory-*"))
         assert spill
         assert {stat.S_IMODE(p.stat().st_mode) for p in spill} == {0o700}
-        assert listening() == {"127.0.0.1"}
+        assert listening(site.slurm.conf) == {"127.0.0.1"}
 
         assert not refused(address[0], security=security_in(run)), "with the keys it is open"
         assert refused(address[0].replace("tls", "tcp"))
