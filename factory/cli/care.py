@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 import time
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -122,10 +121,11 @@ def finalise(store: Store) -> None:
 
     from factory.store import status
     from factory.store.care import plan_of
+    from factory.store.files import place
     from factory.store.finish import finalise as finish
     from factory.store.metadata import read_root
 
-    path = Path(store).absolute()
+    path = place(store).absolute()
     root = read_root(path)
     finish({name: plan_of(path, root, name) for name in root.splits}, path, uuid4().hex)
     say(status(store).sentence)

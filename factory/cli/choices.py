@@ -46,8 +46,8 @@ def _pair(text: str, option: str, form: str) -> tuple[str, str]:
 
 
 def is_store(source: str) -> bool:
-    """Whether a RECIPE|STORE argument means a store: a folder, or a path that no recipe could have."""
-    return Path(source).is_dir() or source.rstrip("/").endswith(".zarr")
+    """Whether a RECIPE|STORE argument means a store: a folder, an address, or a path that no recipe could have."""
+    return "://" in source or Path(source).is_dir() or source.rstrip("/").endswith(".zarr")
 
 
 def recipe_of(name: str, given: list[str] | None = None, samples: list[str] | None = None) -> Recipe:

@@ -182,8 +182,8 @@ def _plan(recipe: Recipe, store: str, json: bool) -> None:
     cost, probes = estimate(recipe), {name: probe(recipe, name) for name in recipe.splits}
     hours = {name: plan.samples * probes[name] / 3600 for name, plan in recipe.splits.items()}
     cores = usable_cores()
-    above = next(p for p in [Path(store).absolute(), *Path(store).absolute().parents] if p.exists())
-    free = shutil.disk_usage(above).free
+    above = None if "://" in store else next(p for p in (Path(store).absolute() / "_").parents if p.exists())
+    free = shutil.disk_usage(above).free if above else None
     if json:
         as_json({"samples": cost.samples, "bytes": cost.nbytes, "files": cost.files, "shards": cost.shards,
                  "shard_bytes": cost.shard_bytes, "core_hours": sum(hours.values()), "free_bytes": free,
@@ -196,8 +196,9 @@ def _plan(recipe: Recipe, store: str, json: bool) -> None:
         say(f"{cost.nbytes / 1e9:.3g} GB in {cost.files:,} files, {cost.shards:,} shards of at most "
             f"{size(cost.shard_bytes)}; {sum(hours.values()):.3g} core-hours, about "
             f"{span(3600 * sum(hours.values()) / cores)} on this machine's {cores} cores.")
-        say(f"{size(free)} are free at {above}.")
-    if cost.nbytes > free:
+        if free is not None:
+            say(f"{size(free)} are free at {above}.")
+    if free is not None and cost.nbytes > free:
         complain(f"The store does not fit: it needs {size(cost.nbytes)}, and {above} has {size(free)} free.")
         raise typer.Exit(1)
 

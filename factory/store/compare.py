@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from factory.store.care import plan_of
 from factory.store.commit import Commit, DamagedCommit, commit_path, read_commit
+from factory.store.files import Place, place
 from factory.store.finish import read_manifest
 from factory.store.layout import Layout
 from factory.store.metadata import Root, read_root
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from factory.recipe import Recipe
 
 
-def differences(one: str | Path | Recipe, other: str | Path | Recipe) -> Iterator[str]:
+def differences(one: str | Place | Recipe, other: str | Place | Recipe) -> Iterator[str]:
     """Sentences and lines that tell what differs; none for the same data.
 
     Parameters
@@ -29,11 +29,11 @@ def differences(one: str | Path | Recipe, other: str | Path | Recipe) -> Iterato
     yield from _recipes(left, right)
     yield from _counts(left, right)
     if isinstance(left, Root) and isinstance(right, Root) and left.identity == right.identity:
-        yield from _shards(Path(str(one)), left, Path(str(other)), right)
+        yield from _shards(place(str(one)), left, place(str(other)), right)
 
 
-def _side(given: str | Path | Recipe) -> Recipe | Root:
-    return read_root(given) if isinstance(given, str | Path) else given
+def _side(given: str | Place | Recipe) -> Recipe | Root:
+    return read_root(given) if isinstance(given, str | Place) else given
 
 
 def changed_lines(old: str, new: str) -> list[str]:
@@ -61,7 +61,7 @@ def _counts(left: Recipe | Root, right: Recipe | Root) -> Iterator[str]:
             yield f"split {name}: {a.get(name, 'no')} and {b.get(name, 'no')} samples"
 
 
-def _shards(one: Path, left: Root, other: Path, right: Root) -> Iterator[str]:
+def _shards(one: Place, left: Root, other: Place, right: Root) -> Iterator[str]:
     ids = [found.id if found else "unfinished" for found in (read_manifest(one), read_manifest(other))]
     if ids[0] != ids[1]:
         yield f"their ids differ: {ids[0]} and {ids[1]}"
