@@ -13,7 +13,7 @@ import signal
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any
@@ -54,10 +54,16 @@ def connect(profile: Profile, *, dashboard: bool = False) -> Iterator[Client]:
         A library that is not installed, or a cluster that cannot be started; in a sentence.
     """
     pages = {} if dashboard else {f"distributed.{who}.http.routes": [] for who in ("scheduler", "worker")}
-    with _quiet(logging.ERROR), dask.config.set(SETTINGS | pages), _one_thread(), _opened(profile, dashboard) as client:
-        if profile.bounds[0]:
-            client.wait_for_workers(1)
-        yield client
+    with ExitStack() as whole:
+        for one in (_quiet(logging.ERROR), dask.config.set(SETTINGS | pages), _one_thread()):
+            whole.enter_context(one)
+        with _opened(profile, dashboard) as client:
+            try:
+                if profile.bounds[0]:
+                    client.wait_for_workers(1)
+                yield client
+            finally:  # what is closed in the middle of its work tells a traceback for every link
+                whole.enter_context(_quiet(logging.CRITICAL))
 
 
 @contextmanager
@@ -158,8 +164,7 @@ def _closing(cluster: Any, profile: Profile) -> Iterator[Any]:
         with _client(cluster) as client:
             yield client
     finally:
-        with _quiet(logging.CRITICAL):
-            cluster.close()
+        cluster.close()
 
 
 @contextmanager
@@ -169,14 +174,15 @@ def _client(*where: Any, **more: Any) -> Iterator[Any]:
     try:
         yield client
     finally:
-        with _quiet(logging.CRITICAL):  # what is cancelled in the middle is told as many errors
-            client.close()
+        client.close()
 
 
-def _quiet(level: int) -> Any:
-    """Dask tells the terminal nothing below this level."""
+@contextmanager
+def _quiet(level: int) -> Iterator[None]:
+    """Dask, and the loop that it runs on, tell the terminal nothing below this level."""
     made: Any = silence_logging_cmgr
-    return made(level)
+    with made(level), made(level, root="tornado.application"):
+        yield
 
 
 @contextmanager

@@ -234,7 +234,7 @@ def test_an_incomplete_store_says_how_to_go_on(recipe: Path, tmp_path: Path, mon
         patched.setattr(runs, "write", stop)
         result = run("make", recipe, target, "--threads", 1)
     assert result.exit_code == 130
-    assert "run the same command again to go on" in result.stderr
+    assert "goes on where this stopped" in result.stderr
     status = run("status", target)
     assert status.exit_code == 2
     assert "factory make" in status.stderr
