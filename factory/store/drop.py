@@ -15,7 +15,7 @@ from typing import Literal
 from uuid import uuid4
 
 from factory.store.errors import NoStore, StoreError
-from factory.store.files import Place
+from factory.store.files import Place, folder_handle
 from factory.store.metadata import BOOKS
 from factory.store.objects import ObjectPath
 
@@ -24,7 +24,6 @@ Data = bytes | memoryview | Iterable[bytes]
 POINTS = tuple(f"{when} {what}" for what in ("temporary file", "fsync", "replace", "folder fsync", "commit")
                for when in ("before", "after"))
 BLOCK = 1 << 22  # bytes that are compared at once
-FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 hook: Callable[[str], None] | None = None  # tests stop a run at any of POINTS
 
@@ -74,21 +73,8 @@ class Drop:
         self.synchronises = durable == "power"
         self.waiting: list[tuple[str, Path]] = []  # temporary name, place
 
-    @contextmanager
-    def _folder(self, *names: str, create: bool = False) -> Iterator[int]:
-        """A handle of a folder inside the store, reached step by step so that no link leads elsewhere."""
-        handle = os.open(self.store, FOLDER & ~os.O_NOFOLLOW)  # the store itself may be named by a link
-        try:
-            for name in names:
-                if create:
-                    with suppress(FileExistsError):
-                        os.mkdir(name, dir_fd=handle)
-                below = os.open(name, FOLDER, dir_fd=handle)
-                os.close(handle)
-                handle = below
-            yield handle
-        finally:
-            os.close(handle)
+    def _folder(self, *names: str, create: bool = False) -> AbstractContextManager[int]:
+        return folder_handle(self.store, *names, create=create)
 
     def _partial(self, create: bool = False) -> AbstractContextManager[int]:
         return self._folder(BOOKS, "partial", self.run, create=create)

@@ -10,6 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO, TypeVar
 
@@ -18,6 +19,7 @@ from factory.store.objects import ObjectPath, many
 T = TypeVar("T")
 R = TypeVar("R")
 Place = Path | ObjectPath
+FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def place(store: str | Place) -> Place:
@@ -86,6 +88,23 @@ def fault(path: Place, size: int | None = None) -> str | None:
     if size is None or found == size:
         return None
     return "empty" if found == 0 else "truncated" if found < size else "overlong"
+
+
+@contextmanager
+def folder_handle(store: Path, *names: str, create: bool = False) -> Iterator[int]:
+    """A handle of a folder inside a store, reached step by step so that no link leads elsewhere."""
+    handle = os.open(store, FOLDER & ~os.O_NOFOLLOW)  # the store itself may be named by a link
+    try:
+        for name in names:
+            if create:
+                with suppress(FileExistsError):
+                    os.mkdir(name, dir_fd=handle)
+            below = os.open(name, FOLDER, dir_fd=handle)
+            os.close(handle)
+            handle = below
+        yield handle
+    finally:
+        os.close(handle)
 
 
 def remove(path: Place) -> None:

@@ -21,7 +21,7 @@ from typing import Any
 
 import factory
 from factory.store.commit import Commit
-from factory.store.files import Place, open_regular
+from factory.store.files import Place, folder_handle, open_regular
 from factory.store.metadata import BOOKS
 
 LINE_BYTES = 1 << 16  # the first line of a log is never longer
@@ -47,8 +47,7 @@ class Journal:
         self.began, self.shards, self.result = time.monotonic(), 0, "part made"
         self.path = store / BOOKS / "log" / f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{run}.jsonl"
         self.kept = b""  # where nothing can be appended
-        if isinstance(self.path, Path):
-            self.path.parent.mkdir(exist_ok=True)
+        self.store = store
         try:
             who = getpass.getuser()
         except (KeyError, OSError):
@@ -59,12 +58,13 @@ class Journal:
     def _write(self, event: str, **facts: Any) -> None:
         now = datetime.now(UTC).isoformat(timespec="milliseconds")
         line = json.dumps({"time": now, "event": event, **facts}).encode() + b"\n"
-        if not isinstance(self.path, Path):
+        if not isinstance(self.store, Path):
             self.kept += line
             self.path.write_bytes(self.kept)
             return
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
-        handle = os.open(self.path, flags, 0o666)
+        with folder_handle(self.store, BOOKS, "log", create=True) as folder:
+            handle = os.open(self.path.name, flags, 0o666, dir_fd=folder)
         try:
             os.write(handle, line)
         finally:

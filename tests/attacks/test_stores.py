@@ -18,7 +18,7 @@ import pytest
 from typer.testing import CliRunner
 
 from factory.cli import app
-from factory.store import StoreError, materialise, open_store, read_layout
+from factory.store import StoreError, make_part, materialise, open_store, read_layout
 from factory.store.care import scalar_values
 from factory.stream import Stream
 from tests.test_store import recipe_of
@@ -148,3 +148,23 @@ def test_poisoned_numbers_are_refused_by_their_checksum(store: Path) -> None:
     path.write_bytes(b"\xff" * path.stat().st_size)
     with pytest.raises(StoreError, match="cannot be read"):
         scalar_values(read_layout(store, "train"), "t2")
+
+
+FOLDERS = ["train", "train/noisy", ".factory", ".factory/commits", ".factory/partial", ".factory/log"]
+
+
+@pytest.mark.parametrize("name", FOLDERS)
+def test_no_link_leads_a_write_out_of_a_store(name: str, tmp_path: Path) -> None:
+    """Whoever may change names in a store that is being made turns a folder into a link."""
+    store, outside = tmp_path / "store", tmp_path / "outside"
+    recipe = recipe_of(tmp_path)
+    make_part(recipe, store, (1, 2), threads=1)
+    if (store / name).exists():
+        shutil.move(store / name, outside)
+    else:
+        outside.mkdir()
+    before = {p: p.stat().st_mtime_ns for p in [outside, *outside.rglob("*")]}
+    (store / name).symlink_to(outside)
+    with pytest.raises(StoreError):
+        materialise(recipe, store, threads=1)
+    assert {p: p.stat().st_mtime_ns for p in [outside, *outside.rglob("*")]} == before
