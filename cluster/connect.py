@@ -12,6 +12,7 @@ import os
 import signal
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from multiprocessing import resource_tracker
@@ -42,7 +43,7 @@ SETTINGS: dict[str, Any] = {
 def connect(profile: Profile, *, dashboard: bool = False) -> Iterator[Client]:
     """The cluster of a profile, gone when the block ends; a scheduler that was there before is left as it is.
 
-    Yields once the first worker is there, unless the profile allows none.
+    Yields once the first worker is there.
 
     Parameters
     ----------
@@ -59,11 +60,20 @@ def connect(profile: Profile, *, dashboard: bool = False) -> Iterator[Client]:
             whole.enter_context(one)
         with _opened(profile, dashboard) as client:
             try:
-                if profile.bounds[0]:
-                    client.wait_for_workers(1)
+                _first_worker(client)
                 yield client
             finally:  # what is closed in the middle of its work tells a traceback for every link
                 whole.enter_context(_quiet(logging.CRITICAL))
+
+
+def _first_worker(client: Any) -> None:
+    """Wait for a task that any worker can do: it also wakes a cluster that starts from none."""
+    asked = client.submit(int, pure=False)
+    answers = getattr(client.cluster, "answers", [])
+    while not asked.done():
+        if answers and all(answers):
+            raise ValueError(answers[0])
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -8,6 +8,8 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from distributed.core import Status
+
 from cluster.keys import private, security_in, shared_folder
 from cluster.profiles import Profile
 
@@ -82,8 +84,32 @@ def job_script(profile: Profile) -> str:
 
 def queue_cluster(profile: Profile, keys: Path, dashboard: bool) -> Any:
     """A scheduler in this process and no job yet; `adapt` submits them."""
-    jobqueue = library("dask_jobqueue", f"a {profile.kind} profile")
+    names = library(f"dask_jobqueue.{profile.kind}", f"a {profile.kind} profile")
     options = job_options(profile, keys, private(shared_folder(profile.shared) / "logs"))
     pages = {"dashboard_address": LOOPBACK_PAGES, "dashboard": dashboard}
-    made = getattr(jobqueue, f"{profile.kind.upper()}Cluster")
-    return made(scheduler_options=pages, silence_logs="error", **options)
+    answers: list[str] = []
+    job = _telling(getattr(names, f"{profile.kind.upper()}Job"), answers)
+    made = getattr(names, f"{profile.kind.upper()}Cluster")
+    cluster = made(job_cls=job, scheduler_options=pages, silence_logs="error", **options)
+    cluster.answers = answers
+    return cluster
+
+
+def _telling(job: Any, answers: list[str]) -> Any:
+    """A kind of job that notes what the queue says to each: nothing, or why it refuses.
+
+    Dask only logs that, and waits for a job that will never be.
+    """
+    class Telling(job):  # type: ignore[misc]
+        async def _submit_job(self, script_filename: str) -> str:
+            try:
+                out: str = await super()._submit_job(script_filename)
+            except (RuntimeError, OSError) as error:
+                self.status = Status.failed
+                why = str(error).partition("stderr:")[2].strip() or str(error)
+                answers.append(f"{self.submit_command} refused a job: {why}")
+                raise
+            answers.append("")
+            return out
+
+    return Telling

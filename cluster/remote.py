@@ -18,7 +18,13 @@ DRIVER = 1  # dask-mpi's choice: process 0 schedules, process 1 drives, all othe
 
 
 def ssh_cluster(profile: Profile, folder: Path, dashboard: bool) -> Any:
-    """A scheduler on the first host and a worker on each of the others; ssh checks the hosts' keys as always."""
+    """A scheduler on the first host and a worker on each of the others; ssh checks the hosts' keys as always.
+
+    Raises
+    ------
+    ValueError
+        asyncssh is not installed, or a host cannot be reached, does not let us in or is not known.
+    """
     library("asyncssh", "an ssh profile")
     login = {"port": profile.port, "username": profile.user, "client_keys": profile.ssh_key and [profile.ssh_key],
              "known_hosts": profile.known_hosts}
@@ -26,9 +32,13 @@ def ssh_cluster(profile: Profile, folder: Path, dashboard: bool) -> Any:
     worker = ours | {"nthreads": profile.threads, "memory_limit": profile.memory or "auto",
                      "local_directory": str(private(folder / "spill"))}
     made: Any = SSHCluster
-    return made(list(profile.hosts), connect_options={name: value for name, value in login.items() if value},
-                scheduler_options=ours | {"dashboard": dashboard}, worker_options=worker,
-                remote_python=profile.python, security=security_in(folder))
+    try:
+        return made(list(profile.hosts), connect_options={name: value for name, value in login.items() if value},
+                    scheduler_options=ours | {"dashboard": dashboard}, worker_options=worker,
+                    remote_python=profile.python, security=security_in(folder))
+    except RuntimeError as error:
+        raise ValueError(f"nothing was started by ssh on {', '.join(sorted(set(profile.hosts)))}, port {profile.port}: "
+                         f"{error.__cause__ or error}") from None
 
 
 @contextmanager

@@ -202,7 +202,8 @@ def test_over_ssh(recipe: Path, expected: dict[str, bytes | None], tmp_path: Pat
         (tmp_path / "ssh/known").write_text("")
         done = subprocess.run([FACTORY, "make", recipe, tmp_path / "other", "--cluster", profile], text=True,
                               capture_output=True, timeout=120)
-        assert done.returncode, "a host that is not known is not trusted"
+        assert done.returncode == 1, "a host that is not known is not trusted"
+        assert done.stderr.rstrip().splitlines()[-1].startswith("nothing was started by ssh on 127.0.0.1, port ")
         assert not (tmp_path / "other").exists()
 
 
