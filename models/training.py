@@ -20,6 +20,7 @@ from typing import Any, Literal
 import lightning.pytorch as lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
@@ -436,34 +437,28 @@ def loss_row(split: str, optimizer: str, value: float) -> Row:
     return {"split": split, "name": "loss", "optimizer": optimizer, "value": value}
 
 
-@contextlib.contextmanager
-def _without_advice() -> Iterator[None]:
-    """Where SLURM is installed, Lightning advises srun, which training on one device does not need."""
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The `srun` command")
-        yield
-
-
 def trainer_of(ledger: Ledger, precision: Literal["32-true", "bf16-mixed"], accelerator: str) -> lightning.Trainer:
     """Lightning's loop, without what the ledger does."""
-    with _without_advice():
-        return lightning.Trainer(
-            max_epochs=1,
-            accelerator=accelerator,
-            devices=1,
-            precision=precision,
-            callbacks=[ledger],
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            default_root_dir=ledger.out,
-        )
+    return lightning.Trainer(
+        max_epochs=1,
+        accelerator=accelerator,
+        devices=1,
+        # Given, not looked for: looking for MPI starts it, with daemons that listen to the network
+        plugins=[LightningEnvironment()],
+        precision=precision,
+        callbacks=[ledger],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        default_root_dir=ledger.out,
+    )
 
 
 def run(trainer: lightning.Trainer, module: Training, feed: Feed, checkpoint: Path | None) -> None:
     """Train to the last batch."""
-    with _without_advice():
+    with warnings.catch_warnings():  # where SLURM is installed, Lightning advises srun, which one device does not need
+        warnings.filterwarnings("ignore", message="The `srun` command")
         trainer.fit(module, feed, ckpt_path=checkpoint, weights_only=True)
     if module.batches != module.steps:
         raise TrainingError(f"the training stopped after {module.batches} of {module.steps} batches; resume it.")
