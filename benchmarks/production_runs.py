@@ -3,6 +3,8 @@
 - dask      driver and scheduler over 10,000 and 100,000 shards: CPU time a task, memory (about ten minutes)
 - workers   CPU time a sample with two workers against one
 - million   a million samples from the command line: time, files, memory
+- chaos     kill -9, as often as the slow tests do (about a quarter of an hour)
+- attacks   hostile stores
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from typing import Any
 
 import numpy as np
 import psutil
+from foundation import told
 from production import SMALL
 from rows import record, row
 
@@ -139,6 +142,21 @@ def million() -> list[dict[str, Any]]:
     return [*_made("cpmg_t2"), *_made("rim_t1", "--samples", "train=100000")]
 
 
+def chaos() -> list[dict[str, Any]]:
+    """The whole of tests/test_chaos.py, the slow part too: about a quarter of an hour."""
+    found = told(r"(\d+) kills, every tree equal: \{(.*)\}", "tests/test_chaos.py")
+    return [row("kill -9 after which the tree was the undisturbed one", float(found[1]), "kills", target=">= 200",
+                baseline=found[2].replace("'", ""))]
+
+
+def attacks() -> list[dict[str, Any]]:
+    """The slowest and the largest refusal of a hostile store."""
+    found = told(r"(\d+) hostile stores refused, slowest ([\d.]+) s, most ([\d.]+) GB", "tests/attacks/test_stores.py")
+    against = f"{found[1]} stores, each through six doors"
+    return [row("slowest refusal of a hostile store", float(found[2]), "s", target="<= 5", baseline=against),
+            row("largest memory of such a refusal", float(found[3]), "GB", target="<= 1", baseline=against)]
+
+
 def _made(recipe: str, *words: str) -> list[dict[str, Any]]:
     with scratch() as folder:
         store, begun = folder / "store", time.perf_counter()
@@ -153,6 +171,6 @@ def _made(recipe: str, *words: str) -> list[dict[str, Any]]:
 
 
 if __name__ == "__main__":
-    bars = {"dask": dask, "workers": workers, "million": million}
+    bars = {"dask": dask, "workers": workers, "million": million, "chaos": chaos, "attacks": attacks}
     for bar in sys.argv[1:]:
         record("production", bars[bar]())

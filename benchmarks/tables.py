@@ -10,6 +10,7 @@ from typing import Any
 ROOT = Path(__file__).parents[1]
 TOPICS = {"foundation": ("foundation", lambda row: not row["name"].startswith(("T1", "cost"))),
           "demo": ("foundation", lambda row: row["name"].startswith("T1")),
+          "production": ("production", lambda row: True),
           "rim": ("rim", lambda row: True),
           "cost": ("foundation", lambda row: row["name"].startswith("cost"))}  # fmt: skip
 

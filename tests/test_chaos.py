@@ -35,6 +35,7 @@ from tests.test_kill import LARGER, RECIPE, Runs, tree
 
 OPERATIONS = ("make", "repair", "extend", "finalise")
 VICTIMS = ("driver", "scheduler", "nanny", "worker", "everything")
+KILLS = Counter[str]()  # after which the tree was the undisturbed one
 HASTE = "from distributed.cli.dask_{} import main; main()"
 
 
@@ -128,6 +129,7 @@ def killed(do: str, runs: Runs, stores: Stores, store: Path, threads: int, **how
     assert runs.run(do, store, threads) == 0
     assert tree(store) == stores.end(do), (do, how)
     shutil.rmtree(store)
+    KILLS["driver"] += code != 0
     return code != 0
 
 
@@ -258,7 +260,13 @@ def test_dask_loses_somebody(victim: str, many: int, cluster: Cluster, runs: Run
         where = {"scheduler": cluster.up().scheduler(), "keys": str(cluster.keys)}
         assert runs.run(do, store, **where) == 0
         assert tree(store) == stores.end(do), (victim, do, number)
+        KILLS[f"{victim} of Dask"] += 1
         shutil.rmtree(store)
+
+
+def test_the_whole_in_numbers() -> None:
+    """For those who ask with -s."""
+    print(f"{sum(KILLS.values())} kills, every tree equal: {dict(KILLS)}")
 
 
 def wait_for_work(store: Path, chance: random.Random) -> None:

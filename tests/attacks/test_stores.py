@@ -111,12 +111,15 @@ ATTACKS: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
+REFUSED: list[tuple[float, float]] = []  # seconds and GB of each
+
+
 @pytest.mark.parametrize("name", ATTACKS)
 def test_it_ends_in_a_sentence(name: str, store: Path) -> None:
     """Opened, streamed, listed and verified: within 5 s and 1 GB each."""
     attack, said = ATTACKS[name]
     attack(store)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before, slowest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, 0.0
     doors: list[Callable[[], Any]] = [
         lambda: open_store(store), lambda: next(iter(Stream(store, "train", batch=4))),
         lambda: (read_layout(store, "train"), open_store(store)),
@@ -125,13 +128,22 @@ def test_it_ends_in_a_sentence(name: str, store: Path) -> None:
         begun = time.monotonic()
         with pytest.raises(StoreError, match=said):
             door()
-        assert time.monotonic() - begun < 5
+        slowest = max(slowest, time.monotonic() - begun)
     for command in ("verify", "status", "show"):
         begun = time.monotonic()
         result = CliRunner().invoke(app, [command, str(store)])
         assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
-        assert time.monotonic() - begun < 5
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1_000_000  # kB
+        slowest = max(slowest, time.monotonic() - begun)
+    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
+    assert slowest < 5
+    assert more < 1_000_000  # kB
+    REFUSED.append((slowest, more / 1e6))
+
+
+def test_the_whole_in_numbers() -> None:
+    """For those who ask with -s."""
+    seconds, memory = (max(column, default=0) for column in zip(*REFUSED, strict=True))
+    print(f"{len(REFUSED)} hostile stores refused, slowest {seconds:.2f} s, most {memory:.3f} GB")
 
 
 def test_escape_codes_do_not_reach_the_terminal(store: Path) -> None:
