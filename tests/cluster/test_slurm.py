@@ -1,6 +1,7 @@
 """On a real SLURM (one node on loopback, started here): whatever happens to its jobs, the store has the laptop's bytes.
 
-Budget: 2 minutes on two idle cores, 3 beside other tests.  Skipped with a reason where slurm-wlm and munge are not installed; CI installs them.
+Budget: 2 minutes on two idle cores, 3 beside other tests.  Skipped with a reason where slurm-wlm and munge are not
+installed; CI installs them.
 """
 
 from __future__ import annotations
