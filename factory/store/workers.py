@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
@@ -35,9 +36,15 @@ def on_workers(recipe: Recipe, store: Place, client: Client, todo: Iterator[tupl
     """
     from distributed import CancelledError
     from distributed.comm.core import CommClosedError
+    from distributed.scheduler import KilledWorker
 
     try:
         yield from _bounded(recipe, store, client, todo, run, durable)
+    except KilledWorker as error:
+        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} workers died while they had it, "
+                         f"the last one at {error.last_worker.address}. Most often their memory was short: give the "
+                         "workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
+                         "What was made is kept: the same command goes on") from error
     except (CommClosedError, CancelledError, TimeoutError) as error:
         raise StoreError("the connection to Dask's scheduler was lost; what was made is kept: the same command goes on"
                          ) from error
@@ -48,36 +55,29 @@ def _bounded(recipe: Recipe, store: Place, client: Client, todo: Iterator[tuple[
     from distributed import as_completed
 
     driver: Any = client
-    queue: Any = as_completed()  # type: ignore[no-untyped-call]
+    made: Any = as_completed()  # type: ignore[no-untyped-call]
+    one = partial(_write, recipe, str(store), run, durable)
     waiting: set[Any] = set()
     looked = limit = 0.0
     try:
         while True:
             if time.monotonic() - looked > LOOK_SECONDS:
                 looked, limit = time.monotonic(), max(LEAST, AHEAD * sum(driver.nthreads().values()))
-            for split, shard in islice(todo, max(0, int(limit) - len(waiting))):
-                # pure=False: the task's name need not be a hash of the recipe
-                future = driver.submit(write, recipe, str(store), split, shard, run, durable, pure=False)
-                waiting.add(future)
-                queue.add(future)
+            # Many at once: a message a shard, there and back, costs the scheduler more than the shard
+            more = list(islice(todo, int(limit) - len(waiting))) if len(waiting) <= limit / 2 else []
+            if more:
+                futures = driver.map(one, more, key=[(f"write-{run}", *task) for task in more], pure=False)
+                waiting.update(futures)
+                made.update(futures)
             if not waiting:
                 return
-            future = next(queue)
-            waiting.discard(future)
-            yield _result(future)
+            done = made.next_batch()
+            waiting.difference_update(done)
+            yield from driver.gather(done)
     finally:
         if waiting:
             driver.cancel(list(waiting))
 
 
-def _result(future: Any) -> Commit:
-    from distributed.scheduler import KilledWorker
-
-    try:
-        commit: Commit = future.result()
-    except KilledWorker as error:
-        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} workers died while they had it, "
-                         f"the last one at {error.last_worker.address}. Most often their memory was short: give the "
-                         "workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
-                         "What was made is kept: the same command goes on") from error
-    return commit
+def _write(recipe: Recipe, store: str, run: str, durable: Durable, task: tuple[str, int]) -> Commit:
+    return write(recipe, store, *task, run, durable)
