@@ -10,7 +10,7 @@ import typer
 
 from factory.cli.app import app
 from factory.cli.choices import AsJson, Counts, Settings, counts, is_store, recipe_of
-from factory.cli.making import Store
+from factory.cli.making import Store, stoppable
 from factory.cli.terminal import as_json, complain, console, say
 
 
@@ -73,7 +73,7 @@ def repair(
     from factory.store import repair as put_right
 
     loaded = None if recipe is None else recipe_of(recipe, set_, samples)
-    with RichProgress(console(sys.stderr)) as progress:
+    with stoppable(f"factory repair {store}"), RichProgress(console(sys.stderr)) as progress:
         found = put_right(store, loaded, threads=threads, progress=progress)
     if json:
         as_json({"store": store, "repaired": [one.path for one in found]})
@@ -105,7 +105,7 @@ def extend(
     else:
         held = [f"{name}={facts['samples']}" for name, facts in root.splits.items()]
         loaded = recipe_of(recipe, set_, [*held, *samples])
-    with RichProgress(console(sys.stderr)) as progress:
+    with stoppable(f"factory extend {store}"), RichProgress(console(sys.stderr)) as progress:
         enlarge(loaded, store, threads=threads, progress=progress)
     found = status(store)
     if json:
