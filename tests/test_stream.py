@@ -26,7 +26,8 @@ import factory.store.layout
 from factory import stream as room
 from factory.recipe import Recipe, load
 from factory.store import DamagedStore, IncompleteStore, NoStore, StoreError, materialise, read_layout
-from factory.stream import Batch, Stored, Stream, gather, is_local
+from factory.stream import Batch, Stream
+from factory.stream.stored import Stored, gather, is_local
 
 RECIPE = """\
 about: a signal of six echoes
@@ -104,11 +105,11 @@ def open_files() -> int:
 @pytest.mark.parametrize("way", ["maps", "pread", "few files", "few files, pread", "remote"])
 def test_stored_batches_are_the_samples(store: Path, whole: xr.Dataset, way: str, monkeypatch: Any) -> None:
     if "pread" in way:
-        monkeypatch.setattr(room, "SMALL_BYTES", 0)
+        monkeypatch.setattr(stored_room, "SMALL_BYTES", 0)
     if "few files" in way:
-        monkeypatch.setattr(room, "OPEN_FILES", 1)
-        monkeypatch.setattr(room.resource, "getrlimit", lambda which: (32, 32))
-    monkeypatch.setattr(room, "is_local", lambda path: way != "remote")
+        monkeypatch.setattr(stored_room, "OPEN_FILES", 1)
+        monkeypatch.setattr(stored_room.resource, "getrlimit", lambda which: (32, 32))
+    monkeypatch.setattr(stored_room, "is_local", lambda path: way != "remote")
     stream = Stream(store, "train", batch=16, seed=5)
     for number, batch in enumerate(stream):
         indices, _ = stream.order.batch_at(0, number)
@@ -315,8 +316,8 @@ def broken_off(stream: Stream) -> None:
 
 
 def test_open_files_are_bounded(store: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(room, "OPEN_FILES", 3)
-    monkeypatch.setattr(room, "SMALL_BYTES", 0)
+    monkeypatch.setattr(stored_room, "OPEN_FILES", 3)
+    monkeypatch.setattr(stored_room, "SMALL_BYTES", 0)
     source = Stored(read_layout(store, "train"))
     source.most = 3
     before = open_files()
@@ -331,7 +332,7 @@ def test_errors_of_the_reading_thread_arrive(recipe: Recipe, monkeypatch: Any) -
     def make(*arguments: Any) -> xr.Dataset:
         raise FloatingPointError("not finite")
 
-    monkeypatch.setattr(room, "make", make)
+    monkeypatch.setattr(live_room, "make", make)
     threads = threading.active_count()
     with pytest.raises(FloatingPointError, match="not finite"):
         next(iter(Stream(recipe, "train", batch=4)))
@@ -355,7 +356,7 @@ def copy(store: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("damage", ["missing", "short", "long"])
 @pytest.mark.parametrize("name", ["signal", "sigma"])
 def test_damage_is_named(copy: Path, damage: str, name: str, small: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(room, "SMALL_BYTES", 32_768 if small else 0)
+    monkeypatch.setattr(stored_room, "SMALL_BYTES", 32_768 if small else 0)
     file = copy / "train" / name / ("c.12.0" if name == "signal" else "c.0")
     content, stream = file.read_bytes(), Stream(copy, "train", batch=N)
     file.unlink()
@@ -372,7 +373,7 @@ def test_damage_is_named(copy: Path, damage: str, name: str, small: bool, monkey
 
 @pytest.mark.parametrize("small", [True, False])
 def test_a_file_cut_while_it_is_read_is_named(copy: Path, small: bool, monkeypatch: Any) -> None:
-    monkeypatch.setattr(room, "SMALL_BYTES", 32_768 if small else 0)
+    monkeypatch.setattr(stored_room, "SMALL_BYTES", 32_768 if small else 0)
     source = Stored(read_layout(copy, "train"))
     source.read(np.arange(N))
     os.truncate(copy / "train" / "signal" / "c.3.0", 10)

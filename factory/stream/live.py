@@ -1,0 +1,36 @@
+"""Samples made from a recipe when they are asked for."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from factory.floor import make
+from factory.order import Indices
+from factory.recipe import Recipe
+from factory.units import Array
+
+
+class Live:
+    """Samples made from a recipe when they are asked for."""
+
+    def __init__(self, recipe: Recipe, split: str) -> None:
+        self.recipe, self.split = recipe, split
+        self.variables = tuple(recipe.splits[split].variables.values())
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        distinct, place = np.unique(indices, return_inverse=True)
+        arrays = {v.name: np.empty((len(distinct), *v.shape), v.dtype) for v in self.variables if not v.coordinate}
+        edges = [0, *(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), len(distinct)]
+        for first, last in pairwise(edges):
+            made = make(self.recipe, self.split, int(distinct[first]), int(distinct[last - 1]) + 1)
+            for name, array in arrays.items():
+                array[first:last] = made.variables[name].values
+        if not np.array_equal(indices, distinct):
+            arrays = {name: array[place] for name, array in arrays.items()}
+        coordinates = {v.name: np.array(made.variables[v.name].values) for v in self.variables if v.coordinate}
+        return {v.name: (arrays | coordinates)[v.name] for v in self.variables}
+
+    def close(self) -> None:
+        """Nothing is open."""

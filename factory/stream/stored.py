@@ -1,0 +1,248 @@
+"""Samples out of the files of a finished store.
+
+A sample in a shard file is a run of bytes whose address is arithmetic (`factory.store.layout`): large samples are read
+into the batch with ``pread``, small ones on a local disk are copied out of a memory map by one loop per batch.
+Checksums lie between the samples, so their bytes are not aligned: they are copied, never viewed.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import resource
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numba import njit, types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from factory.order import Indices
+from factory.store import DamagedStore, coordinate_values
+from factory.store.files import descriptor_of
+from factory.store.layout import CRC_BYTES, Layout
+from factory.units import Array
+
+SMALL_BYTES = 32_768  # below this a system call for each sample costs more than the copy
+OPEN_FILES = 4096  # of one pass; fewer where the system allows a process fewer
+LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"})
+
+
+@dataclass(frozen=True)
+class Field:
+    """Where the samples of one stored array lie, in files of ``per_file`` samples."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    per_file: int
+    chunk_samples: int
+    stride: int  # bytes from one inner chunk to the next
+    pieces: int = 1  # inner chunks that one sample is cut into
+    scalar: bool = False
+
+    @cached_property
+    def sample_bytes(self) -> int:
+        return prod(self.shape) * np.dtype(self.dtype).itemsize
+
+    def offsets(self, rows: Indices) -> Indices:
+        """Where samples begin in their file."""
+        return rows // self.chunk_samples * self.pieces * self.stride + rows % self.chunk_samples * self.sample_bytes
+
+
+def fields_of(layout: Layout) -> list[Field]:
+    """All arrays with a sample axis; a scalar is stored in a few long plain chunks, each a file of its own."""
+    bulk = [Field(b.name, b.dtype, b.shape, b.per_shard, b.chunk_samples, b.stride, b.pieces)
+            for b in layout.bulk.values()]
+    length = layout.scalar_chunk
+    scalars = [Field(s.name, s.dtype, (), length, length, length * np.dtype(s.dtype).itemsize + CRC_BYTES, scalar=True)
+               for s in layout.scalars.values()]
+    return bulk + scalars
+
+
+class File:
+    """An open file of the expected size: a descriptor, or a memory map and its address."""
+
+    descriptor: int | None = None
+    map: mmap.mmap | None = None
+
+    def __init__(self, path: Path, size: int, mapped: bool) -> None:
+        self.size, self.address = size, 0
+        self.descriptor = descriptor_of(path)
+        try:
+            self.check()
+            if mapped:
+                self.map = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)  # holds a descriptor of its own
+                self.address = int(np.frombuffer(self.map, np.uint8).__array_interface__["data"][0])
+        except (OSError, ValueError):
+            self.close()
+            raise
+        if mapped:
+            os.close(self.descriptor)
+            self.descriptor = None
+
+    def check(self) -> None:
+        """OSError for a file that is not as long as it must be: reading a map beyond its end would kill the process."""
+        if self.map is not None:
+            found = self.map.size()
+        else:
+            assert self.descriptor is not None
+            found = os.fstat(self.descriptor).st_size
+        if found != self.size:
+            raise OSError(f"it has {found} bytes instead of {self.size}")
+
+    def read_into(self, buffer: memoryview, offset: int) -> None:
+        assert self.descriptor is not None
+        read = os.preadv(self.descriptor, [buffer], offset)
+        if read != len(buffer):
+            raise OSError(f"it ended after {read} of {len(buffer)} bytes at {offset}")
+
+    def announce(self, offset: int, nbytes: int) -> None:
+        """Tell the system what will be read, so that a disk works on many at once (three times as fast cold)."""
+        if self.descriptor is not None and hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(self.descriptor, offset, nbytes, os.POSIX_FADV_WILLNEED)
+
+    def close(self) -> None:
+        if self.descriptor is not None:
+            os.close(self.descriptor)
+        if self.map is not None:
+            self.map.close()
+        self.descriptor = self.map = None
+
+    def __del__(self) -> None:
+        self.close()
+
+
+class Stored:
+    """Samples read from the files of a finished store."""
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout, self.fields = layout, fields_of(layout)
+        self.files: OrderedDict[tuple[str, int], File] = OrderedDict()
+        self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
+        self.local = is_local(Path(layout.store))
+        self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
+
+    def read(self, indices: Indices) -> dict[str, Array]:
+        arrays = {field.name: self._field(field, indices) for field in self.fields}
+        arrays |= {name: np.array(values) for name, values in self.coordinates.items()}
+        return {name: arrays[name] for name in self.layout.order}
+
+    def close(self) -> None:
+        for file in self.files.values():  # an error that is being reported may hold on to some
+            file.close()
+        self.files.clear()
+
+    def _field(self, field: Field, indices: Indices) -> Array:
+        out = np.empty((len(indices), *field.shape), field.dtype)
+        rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
+        numbers, rows = np.divmod(indices, field.per_file)
+        small = field.pieces == 1 and field.sample_bytes < SMALL_BYTES
+        read = self._gather if small and self.local else self._pread
+        read(field, numbers, field.offsets(rows), rows_of_bytes)
+        return out
+
+    def _gather(self, field: Field, numbers: Indices, offsets: Indices, out: Array) -> None:
+        """Copy small samples out of memory maps, one loop for all of them."""
+        distinct = np.unique(numbers)
+        which = np.searchsorted(distinct, numbers)
+        for first in range(0, len(distinct), self.most):  # more are never open at once
+            files = [self._file(field, number, mapped=True) for number in distinct[first : first + self.most].tolist()]
+            gather(np.array([file.address for file in files]), first, which, offsets, out)
+
+    def _pread(self, field: Field, numbers: Indices, offsets: Indices, out: Array) -> None:
+        """Read large samples where they belong, in the order in which they lie on the disk."""
+        order = np.lexsort((offsets, numbers))
+        places = list(zip(order.tolist(), numbers[order].tolist(), offsets[order].tolist(), strict=True))
+        for first in range(0, len(places), self.most):  # more files are never open at once
+            some = places[first : first + self.most]
+            files = [self._file(field, number, mapped=False) for _, number, _ in some]
+            for file, (_, _, offset) in zip(files, some, strict=True):
+                file.announce(offset, field.pieces * field.stride)
+            for file, (row, number, offset) in zip(files, some, strict=True):
+                try:
+                    self._read_sample(field, file, offset, out[row].data)
+                except OSError as error:
+                    raise self._damaged(field, number, error) from error
+
+    def _read_sample(self, field: Field, file: File, offset: int, row: memoryview) -> None:
+        part = field.sample_bytes // field.pieces
+        for piece in range(field.pieces):
+            file.read_into(row[piece * part : (piece + 1) * part], offset + piece * field.stride)
+
+    def _file(self, field: Field, number: int, mapped: bool) -> File:
+        key = (field.name, number)
+        try:
+            if key in self.files:
+                self.files.move_to_end(key)
+                if mapped:
+                    self.files[key].check()
+            else:
+                self.files[key] = File(self._path(field, number), self._size(field, number), mapped)
+                while len(self.files) > self.most:
+                    self.files.popitem(last=False)
+        except (OSError, ValueError) as error:
+            raise self._damaged(field, number, error) from error
+        return self.files[key]
+
+    def _damaged(self, field: Field, number: int, error: Exception) -> DamagedStore:
+        return DamagedStore(
+            f"{self.layout.store}: split {self.layout.split}, array {field.name}, shard {number} cannot be read: "
+            f"{error}; run the same `factory make` again"
+        )
+
+    def _path(self, field: Field, number: int) -> Path:
+        return Path(self.layout.store, self.layout.split, field.name,
+                    f"c.{number}" if field.scalar else self.layout.bulk[field.name].key(number))
+
+    def _size(self, field: Field, number: int) -> int:
+        return field.stride if field.scalar else self.layout.sizes(number)[field.name]
+
+
+def is_local(path: Path) -> bool:
+    """Whether a path lies on a file system of this machine, so that a memory map cannot fail with a signal.
+
+    What is not known to be local (network and user-space file systems, systems without /proc) is taken as remote.
+    """
+    device = os.stat(path).st_dev
+    wanted = f"{os.major(device)}:{os.minor(device)}"
+    try:
+        lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    except OSError:
+        return False
+    kinds = {line.split()[2]: line.partition(" - ")[2].split()[0] for line in lines}
+    return kinds.get(wanted) in LOCAL
+
+
+def _memcpy(_typing: Any, _target: Any, _source: Any, _nbytes: Any) -> Any:
+    """memcpy between addresses, as numba's compiler wants it described."""
+
+    def code(context: Any, builder: Any, _signature: Any, arguments: Any) -> Any:
+        target, source, nbytes = arguments
+        pointer = cgutils.voidptr_t
+        cgutils.raw_memcpy(  # type: ignore[no-untyped-call]
+            builder, builder.inttoptr(target, pointer), builder.inttoptr(source, pointer), nbytes, 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+_copy: Any = intrinsic(_memcpy)
+
+
+@njit(nogil=True, cache=True)
+def gather(addresses: Any, first: int, which: Any, offsets: Any, out: Any) -> None:
+    """Copy rows from the files number ``first`` and on, which begin at ``addresses``.
+
+    Row i of ``out``, uint8 (n, bytes), lies ``offsets[i]`` into file ``which[i]``; rows of other files stay untouched.
+    """
+    base, nbytes = out.ctypes.data, out.shape[1]
+    for i in range(which.size):
+        file = which[i] - first
+        if 0 <= file < addresses.size:
+            _copy(base + i * nbytes, addresses[file] + offsets[i], nbytes)
