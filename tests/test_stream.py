@@ -27,6 +27,8 @@ from factory import stream as room
 from factory.recipe import Recipe, load
 from factory.store import DamagedStore, IncompleteStore, NoStore, StoreError, materialise, read_layout
 from factory.stream import Batch, Stream
+from factory.stream import live as live_room
+from factory.stream import stored as stored_room
 from factory.stream.stored import Stored, gather, is_local
 
 RECIPE = """\
