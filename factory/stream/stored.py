@@ -5,6 +5,7 @@ system holds in memory is copied out of memory maps by one loop a batch (measure
 What it does not hold is read with ``pread``, announced beforehand: a disk works on many samples at once, and its
 failure is an exception instead of a signal.  Small samples are worth a map in any case.  Checksums lie between the
 samples, so their bytes are not aligned: they are copied, never viewed.
+"""
 
 from __future__ import annotations
 
