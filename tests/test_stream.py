@@ -452,3 +452,44 @@ def _no_thread_stays() -> Iterator[None]:
     before = set(threading.enumerate())
     yield
     assert not [t for t in set(threading.enumerate()) - before if t.name.startswith("factory-stream")]
+
+
+@pytest.mark.parametrize("way", ["maps", "pread"])
+@pytest.mark.parametrize("name", ["signal", "sigma"])
+def test_a_flipped_byte_is_named_before_its_batch(store: Path, tmp_path: Path, way: str, name: str,
+                                                  monkeypatch: Any) -> None:
+    monkeypatch.setattr(stored_room, "is_local", lambda path: way == "maps")
+    copy = Path(shutil.copytree(store, tmp_path / "copy"))
+    layout = read_layout(copy, "train")
+    path = layout.file(name, 2) if name in layout.bulk else layout.folder / name / "c.0"
+    data = bytearray(path.read_bytes())
+    data[5] ^= 1
+    path.write_bytes(data)
+    for verify in ("once", "always"):
+        stream = Stream(copy, "train", batch=4, shuffle=False, verify=verify)
+        with pytest.raises(DamagedStore, match=rf"array {name}, shard \d.*a checksum does not hold; run `factory repair"):
+            for number, batch in enumerate(stream):
+                assert name == "signal", "only what comes before the damage is handed over"
+                assert number < 4
+                assert len(batch[name]) == 4
+    assert len(list(Stream(copy, "train", batch=4, verify="never"))) == layout.samples // 4
+
+
+@pytest.mark.parametrize("verify", ["once", "always", "never"])
+def test_how_often_checksums_are_looked_at(store: Path, verify: Any, monkeypatch: Any) -> None:
+    looks: list[int] = []
+    real = stored_room.crc32c
+    monkeypatch.setattr(stored_room, "crc32c", lambda data: looks.append(1) or real(data))
+    stream = Stream(store, "train", batch=10, tail="pad", verify=verify)
+    layout = read_layout(store, "train")
+    spans = [layout.span(k) for k in range(layout.shards)]
+    chunks = len(layout.scalars) + sum(b.chunks(stop - start) for b in layout.bulk.values() for start, stop in spans)
+    counts = []
+    for _ in range(2):
+        before = len(looks)
+        list(stream)
+        counts.append(len(looks) - before)
+    if verify == "always":
+        assert min(counts) >= chunks
+    else:
+        assert counts == ([chunks, 0] if verify == "once" else [0, 0])

@@ -23,7 +23,7 @@ from factory.recipe import Recipe
 from factory.store import StoreError, check, read_layout
 from factory.store.layout import Layout
 from factory.stream.live import Live
-from factory.stream.stored import Stored
+from factory.stream.stored import Stored, Verify
 from factory.units import Array
 
 Batch = dict[str, torch.Tensor]
@@ -54,6 +54,7 @@ class Stream(IterableDataset[Batch]):
     shuffle : every epoch in a random order of all samples (True), or in their own order
     tail : ``"drop"`` the samples that do not fill the last batch, or ``"pad"`` it with copies and add a ``mask``
     epochs : epochs of one pass
+    verify : look at the checksum of what is read of a store ``"once"`` in a process, ``"always"`` or ``"never"``
     rank, world : given, else asked from torch.distributed where it is initialised, else 0 of 1
 
     Yields
@@ -84,6 +85,7 @@ class Stream(IterableDataset[Batch]):
         shuffle: bool = True,
         tail: Tail = "drop",
         epochs: int = 1,
+        verify: Verify = "once",
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
@@ -107,7 +109,8 @@ class Stream(IterableDataset[Batch]):
         if (rank is None) != (world is None):
             raise ValueError("give both rank and world, or neither")
         self.order = Order(samples, batch, seed, shuffle, tail)
-        self.epochs, self.epoch = epochs, 0
+        self.epochs, self.epoch, self.verify = epochs, 0, verify
+        self._seen: dict[str, Array] = {}  # chunks that were found right
         self._given = None if rank is None or world is None else (rank, world)
         self._start = 0  # samples of the epoch that a pass leaves out: set by load_state_dict
         self._reached = (0, 0)  # (epoch, samples of it) that were handed over
@@ -123,7 +126,7 @@ class Stream(IterableDataset[Batch]):
         return 0, 1
 
     def __getstate__(self) -> State:
-        return self.__dict__ | {"_given": self.place}  # a spawned worker knows of no process group
+        return self.__dict__ | {"_given": self.place, "_seen": {}}  # a spawned worker knows of no process group
 
     def __len__(self) -> int:
         """Batches of a whole pass."""
@@ -224,7 +227,7 @@ class Stream(IterableDataset[Batch]):
         if read_layout(self.layout.store, self.split).id != self.layout.id:
             raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
                              "id changed); make a new Stream")
-        return Stored(self.layout)
+        return Stored(self.layout, self.verify, self._seen)
 
 
 def _layout_of(store: str, split: str | None) -> Layout:

@@ -18,9 +18,10 @@ from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from crc32c import crc32c
 from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -31,6 +32,7 @@ from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
 from factory.units import Array
 
+Verify = Literal["once", "always", "never"]
 SMALL_BYTES = 32_768  # below this a system call for each sample costs more than the copy
 LOOKS = 4  # samples of a batch that are looked for in memory
 OPEN_FILES = 4096  # of one pass; fewer where the system allows a process fewer
@@ -47,6 +49,7 @@ class Field:
     per_file: int
     chunk_samples: int
     stride: int  # bytes from one inner chunk to the next
+    chunks: int  # inner chunks of a full file
     pieces: int = 1  # inner chunks that one sample is cut into
     scalar: bool = False
 
@@ -54,18 +57,24 @@ class Field:
     def sample_bytes(self) -> int:
         return prod(self.shape) * np.dtype(self.dtype).itemsize
 
+    def chunk_of(self, rows: Any) -> Any:
+        """The inner chunk that samples lie in, or the first one of their pieces."""
+        return rows // self.chunk_samples * self.pieces
+
     def offsets(self, rows: Indices) -> Indices:
         """Where samples begin in their file."""
-        return rows // self.chunk_samples * self.pieces * self.stride + rows % self.chunk_samples * self.sample_bytes
+        start: Indices = self.chunk_of(rows) * self.stride
+        return start + rows % self.chunk_samples * self.sample_bytes
 
 
 def fields_of(layout: Layout) -> list[Field]:
     """All arrays with a sample axis; a scalar is stored in a few long plain chunks, each a file of its own."""
-    bulk = [Field(b.name, b.dtype, b.shape, b.per_shard, b.chunk_samples, b.stride, b.pieces)
+    bulk = [Field(b.name, b.dtype, b.shape, b.per_shard, b.chunk_samples, b.stride, b.chunks_per_shard,
+                  b.pieces)
             for b in layout.bulk.values()]
     length = layout.scalar_chunk
-    scalars = [Field(s.name, s.dtype, (), length, length, length * np.dtype(s.dtype).itemsize + CRC_BYTES, scalar=True)
-               for s in layout.scalars.values()]
+    scalars = [Field(s.name, s.dtype, (), length, length, length * np.dtype(s.dtype).itemsize + CRC_BYTES, 1,
+                     scalar=True) for s in layout.scalars.values()]
     return bulk + scalars
 
 
@@ -106,6 +115,13 @@ class File:
         if read != len(buffer):
             raise OSError(f"it ended after {read} of {len(buffer)} bytes at {offset}")
 
+    def bytes_at(self, offset: int, nbytes: int) -> bytes:
+        """A copy of some bytes."""
+        if self.map is not None:
+            return self.map[offset : offset + nbytes]
+        assert self.descriptor is not None
+        return os.pread(self.descriptor, nbytes, offset)
+
     def announce(self, offset: int, nbytes: int) -> None:
         """Tell the system what will be read, so that a disk works on many at once (three times as fast cold)."""
         if self.descriptor is not None and hasattr(os, "posix_fadvise"):
@@ -123,10 +139,17 @@ class File:
 
 
 class Stored:
-    """Samples read from the files of a finished store."""
+    """Samples read from the files of a finished store.
 
-    def __init__(self, layout: Layout) -> None:
-        self.layout, self.fields = layout, fields_of(layout)
+    Parameters
+    ----------
+    verify : when a sample's checksum is looked at: the first time that its chunk is read, always, or never
+    seen : which chunks of each array were found right, a flag each; kept by whoever makes one reader after the other
+    """
+
+    def __init__(self, layout: Layout, verify: Verify = "once", seen: dict[str, Array] | None = None) -> None:
+        self.layout, self.fields, self.verify = layout, fields_of(layout), verify
+        self.seen: dict[str, Array] = {} if seen is None else seen
         self.files: OrderedDict[tuple[str, int, bool], File] = OrderedDict()
         self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
         self.local = is_local(Path(layout.store))
@@ -151,7 +174,33 @@ class Stored:
             field.sample_bytes < SMALL_BYTES or self._in_memory(field, numbers, offsets))
         read = self._gather if mapped else self._pread
         read(field, numbers, offsets, rows_of_bytes)
+        if self.verify != "never":
+            self._check(field, numbers, rows, rows_of_bytes)
         return out
+
+    def _check(self, field: Field, numbers: Indices, rows: Indices, out: Array) -> None:
+        """Hold the chunks of samples that were just read against their checksums; DamagedStore names the first."""
+        if field.name not in self.seen:
+            files = -(-self.layout.samples // field.per_file)
+            self.seen[field.name] = np.zeros(files * field.chunks, bool)
+        seen, chunks = self.seen[field.name], numbers * field.chunks + field.chunk_of(rows)
+        fresh = np.flatnonzero(~seen[chunks]) if self.verify == "once" else np.arange(len(chunks))
+        if not len(fresh):
+            return
+        for k in fresh[np.unique(chunks[fresh], return_index=True)[1]].tolist():
+            self._check_sample(field, int(numbers[k]), int(rows[k]), out[k])
+        seen[chunks[fresh]] = True
+
+    def _check_sample(self, field: Field, number: int, row: int, sample: Array) -> None:
+        """The chunk of a small sample, or all pieces of a large one: what was read, and not what lies on the disk."""
+        file = self._file(field, number, mapped=(field.name, number, True) in self.files)
+        whole, first = field.stride - CRC_BYTES, field.chunk_of(row)
+        for piece in range(field.pieces):
+            offset = (first + piece) * field.stride
+            payload: Any = sample[piece * whole : (piece + 1) * whole].data if field.chunk_samples == 1 else (
+                file.bytes_at(offset, whole))
+            if crc32c(payload) != int.from_bytes(file.bytes_at(offset + whole, CRC_BYTES), "little"):
+                raise self._damaged(field, number, ValueError("a checksum does not hold"))
 
     def _in_memory(self, field: Field, numbers: Indices, offsets: Indices) -> bool:
         """Whether the system holds the first pages of some of the samples of a batch."""
@@ -204,7 +253,7 @@ class Stored:
     def _damaged(self, field: Field, number: int, error: Exception) -> DamagedStore:
         return DamagedStore(
             f"{self.layout.store}: split {self.layout.split}, array {field.name}, shard {number} cannot be read: "
-            f"{error}; run the same `factory make` again"
+            f"{error}; run `factory repair {self.layout.store}`"
         )
 
     def _path(self, field: Field, number: int) -> Path:
