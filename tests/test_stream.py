@@ -467,11 +467,10 @@ def test_a_flipped_byte_is_named_before_its_batch(store: Path, tmp_path: Path, w
     path.write_bytes(data)
     for verify in ("once", "always"):
         stream = Stream(copy, "train", batch=4, shuffle=False, verify=verify)
-        with pytest.raises(DamagedStore, match=rf"array {name}, shard \d.*a checksum does not hold; run `factory repair"):
-            for number, batch in enumerate(stream):
-                assert name == "signal", "only what comes before the damage is handed over"
-                assert number < 4
-                assert len(batch[name]) == 4
+        taken: list[Batch] = []
+        with pytest.raises(DamagedStore, match=rf"array {name}, shard \d.*a checksum does not hold; run `factory rep"):
+            taken.extend(stream)
+        assert len(taken) == (4 if name == "signal" else 0), "only what comes before the damage is handed over"
     assert len(list(Stream(copy, "train", batch=4, verify="never"))) == layout.samples // 4
 
 
