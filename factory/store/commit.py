@@ -14,6 +14,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from math import isfinite
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
@@ -224,9 +225,12 @@ def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop | Puts) -> Commit
         if isinstance(error, OSError | MemoryError | StoreError):  # of the machine, not of a sample
             raise
         raise StoreError(_failure(recipe, plan.split, start, stop, error)) from error
-    _require_expected(plan, block, start)
-    commit = Commit(plan.split, shard, start, stop, plan.identity, {}, {},
-                    {name: sums(block[name].to_numpy()) for name in [*plan.bulk, *plan.scalars]},
+    _require_expected(plan, block)
+    totals = {name: sums(block[name].to_numpy()) for name in [*plan.bulk, *plan.scalars]}
+    for name, (_, squares) in totals.items():
+        if not isfinite(squares):  # something in it may be none
+            _require_finite(plan, block, name, start)
+    commit = Commit(plan.split, shard, start, stop, plan.identity, {}, {}, totals,
                     b"".join(_raw(block, name) for name in plan.scalars))
     files = {}
     for name, bulk in plan.bulk.items():
@@ -270,7 +274,7 @@ def _mark(data: bytes | memoryview) -> tuple[int, str]:
     return len(data), xxhash.xxh3_128_hexdigest(data)
 
 
-def _require_expected(plan: Layout, block: xr.Dataset, start: int) -> None:
+def _require_expected(plan: Layout, block: xr.Dataset) -> None:
     for name in [*plan.bulk, *plan.scalars]:
         item = plan.bulk.get(name) or plan.scalars[name]
         shape = plan.bulk[name].shape if name in plan.bulk else ()
@@ -278,12 +282,15 @@ def _require_expected(plan: Layout, block: xr.Dataset, start: int) -> None:
         if values.dtype != np.dtype(item.dtype) or values.shape[1:] != shape:
             raise StoreError(f"split {plan.split}: {name!r} was to be {item.dtype} with the shape {shape} a sample, "
                              f"but was made as {values.dtype} with {values.shape[1:]}")
-        row = first_not_finite(values)
-        if row is not None:
-            held = ", ".join(f"{key} = {block[key].to_numpy()[row]:.6g}" for key in [*plan.scalars][:NAMED])
-            raise StoreError(f"split {plan.split}, sample {start + row}: {name!r} holds a NaN or an infinity"
-                             f"{f' ({held})' if held else ''}; "
-                             f"`factory sample RECIPE {plan.split} {start + row}` shows how it came about")
+
+
+def _require_finite(plan: Layout, block: xr.Dataset, name: str, start: int) -> None:
+    row = first_not_finite(block[name].to_numpy())
+    if row is not None:
+        held = ", ".join(f"{key} = {block[key].to_numpy()[row]:.6g}" for key in [*plan.scalars][:NAMED])
+        raise StoreError(f"split {plan.split}, sample {start + row}: {name!r} holds a NaN or an infinity"
+                         f"{f' ({held})' if held else ''}; "
+                         f"`factory sample RECIPE {plan.split} {start + row}` shows how it came about")
 
 
 def _require_same(plan: Layout, commit: Commit) -> None:
