@@ -131,8 +131,8 @@ def disk() -> list[dict[str, Any]]:
             materialise(recipe, Path(folder, "store"), threads=1)
             ratios.append((time.perf_counter() - begun) / alone)
     share = statistics.median(bare)
-    against = (f"{plan.nbytes / 1e6:.0f} MB; {', '.join(f'{r:.2f}' for r in ratios)}; writing and synchronising as many "
-               f"bytes by a bare loop takes {share:.2f} of the time of making them")  # fmt: skip
+    against = (f"{plan.nbytes / 1e6:.0f} MB; {', '.join(f'{r:.2f}' for r in ratios)}; writing and synchronising as "
+               f"many bytes by a bare loop takes {share:.2f} of the time of making them")  # fmt: skip
     ratio = statistics.median(ratios)
     return [row("make to disk over making alone", ratio, "ratio", target="<= 1.15", baseline=against)]
 
