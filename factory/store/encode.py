@@ -12,8 +12,8 @@ from typing import Any, cast
 
 import numpy as np
 from crc32c import crc32c as checksum
-from numba import njit
 
+from factory.numerics import totals
 from factory.store.layout import CRC_BYTES, Bulk
 from factory.units import Array
 
@@ -116,32 +116,5 @@ def sums(values: Array) -> tuple[list[float], float]:
         flat = flat.view(flat.real.dtype)
     if flat.dtype not in (np.float32, np.float64):
         flat = flat.astype(np.float64)
-    even, odd, squares = _totals(flat)
+    even, odd, squares = totals(flat)
     return ([even, odd] if values.dtype.kind == "c" else [even + odd]), squares
-
-
-@njit(nogil=True, cache=True)
-def _totals(flat: Any) -> Any:
-    """Sums of the numbers at even and at odd places, and of all squares.
-
-    Eight lanes are added up side by side, which one vector instruction does; reassociating floats is not left to a
-    compiler.
-    """
-    a = b = c = d = e = f = g = h = 0.0
-    p = q = r = s = t = u = v = w = 0.0
-    whole = len(flat) // 8 * 8
-    for i in range(0, whole, 8):
-        x0, x1, x2, x3 = float(flat[i]), float(flat[i + 1]), float(flat[i + 2]), float(flat[i + 3])
-        x4, x5, x6, x7 = float(flat[i + 4]), float(flat[i + 5]), float(flat[i + 6]), float(flat[i + 7])
-        a, b, c, d, e, f, g, h = a + x0, b + x1, c + x2, d + x3, e + x4, f + x5, g + x6, h + x7
-        p, q, r, s = p + x0 * x0, q + x1 * x1, r + x2 * x2, s + x3 * x3
-        t, u, v, w = t + x4 * x4, u + x5 * x5, v + x6 * x6, w + x7 * x7
-    even, odd, squares = (a + c) + (e + g), (b + d) + (f + h), ((p + q) + (r + s)) + ((t + u) + (v + w))
-    for i in range(whole, len(flat)):
-        x = float(flat[i])
-        squares += x * x
-        if i % 2:
-            odd += x
-        else:
-            even += x
-    return even, odd, squares

@@ -22,20 +22,21 @@ from factory.order import Indices, Order, Tail, share, turns
 from factory.recipe import Recipe
 from factory.store import StoreError, check, read_layout
 from factory.store.layout import Layout
+from factory.stream.buffers import Allocate, Batch, Ring, fresh, on_device
 from factory.stream.live import Live
 from factory.stream.stored import Stored, Verify
 from factory.units import Array
 
-Batch = dict[str, torch.Tensor]
 State = dict[str, Any]
+__all__ = ["Batch", "Source", "State", "Stream", "on_device"]
 AHEAD = 2  # batches that are read before they are asked for
 
 
 class Source(Protocol):
     """Where an iteration gets its samples from; used by one thread at a time."""
 
-    def read(self, indices: Indices) -> dict[str, Array]:
-        """The samples in the order asked for, (n, ...) each, and the coordinates; all freshly allocated."""
+    def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
+        """The samples in the order asked for, (n, ...) each, in memory of ``allocate``, and the coordinates."""
 
     def close(self) -> None:
         """Let go of all files."""
@@ -55,6 +56,8 @@ class Stream(IterableDataset[Batch]):
     tail : ``"drop"`` the samples that do not fill the last batch, or ``"pad"`` it with copies and add a ``mask``
     epochs : epochs of one pass
     verify : look at the checksum of what is read of a store ``"once"`` in a process, ``"always"`` or ``"never"``
+    pinned : put batches into page-locked buffers that are used again, for copies to a GPU (`on_device`): a batch is
+        valid until the next but one is asked for.  By default all memory is fresh
     rank, world : given, else asked from torch.distributed where it is initialised, else 0 of 1
 
     Yields
@@ -86,6 +89,7 @@ class Stream(IterableDataset[Batch]):
         tail: Tail = "drop",
         epochs: int = 1,
         verify: Verify = "once",
+        pinned: bool = False,
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
@@ -104,12 +108,10 @@ class Stream(IterableDataset[Batch]):
             self.dataset_id = f"{self.layout.id}/{self.split}"
             names = list(self.layout.coordinates)
         self.coordinates = frozenset(names)  # of a batch's tensors those without a batch axis
-        if epochs < 1:
-            raise ValueError(f"a pass has at least one epoch, not {epochs}")
-        if (rank is None) != (world is None):
-            raise ValueError("give both rank and world, or neither")
+        _require(epochs, rank, world)
         self.order = Order(samples, batch, seed, shuffle, tail)
-        self.epochs, self.epoch, self.verify = epochs, 0, verify
+        self.epochs, self.epoch, self.verify, self.pinned = epochs, 0, verify, pinned
+        self._ring: Ring | None = None
         self._seen: dict[str, Array] = {}  # chunks that were found right
         self._given = None if rank is None or world is None else (rank, world)
         self._start = 0  # samples of the epoch that a pass leaves out: set by load_state_dict
@@ -126,7 +128,8 @@ class Stream(IterableDataset[Batch]):
         return 0, 1
 
     def __getstate__(self) -> State:
-        return self.__dict__ | {"_given": self.place, "_seen": {}}  # a spawned worker knows of no process group
+        # A spawned worker knows of no process group, and has memory of its own
+        return self.__dict__ | {"_given": self.place, "_seen": {}, "_ring": None}
 
     def __len__(self) -> int:
         """Batches of a whole pass."""
@@ -189,6 +192,7 @@ class Stream(IterableDataset[Batch]):
         process, ahead = os.getpid(), deque[tuple[int, Future[Batch]]]()
         self._reached = (self.epoch, self._start)
         source = self._source()
+        self._ring = Ring(AHEAD + 2) if self.pinned else None
         reader = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")  # its thread starts with the first job
         try:
             ahead.extend(self._ask(reader, source, counts, AHEAD))
@@ -209,13 +213,13 @@ class Stream(IterableDataset[Batch]):
     def _ask(self, reader: ThreadPoolExecutor, source: Source, counts: Iterator[int], most: int,
              ) -> list[tuple[int, Future[Batch]]]:
         rank, world = self.place
-        return [(count, reader.submit(self._batch, source, self._where(count), rank, world))
-                for count in islice(counts, most)]
+        return [(count, reader.submit(self._batch, source, count, rank, world)) for count in islice(counts, most)]
 
-    def _batch(self, source: Source, where: tuple[int, int, int], rank: int, world: int) -> Batch:
-        epoch, number, start = where
+    def _batch(self, source: Source, count: int, rank: int, world: int) -> Batch:
+        epoch, number, start = self._where(count)
         indices, mask = self.order.batch_at(epoch, number, consumed=start, rank=rank, world=world)
-        batch = {name: torch.from_numpy(values) for name, values in source.read(indices).items()}
+        allocate = fresh if self._ring is None else self._ring.turn(count)
+        batch = {name: torch.from_numpy(values) for name, values in source.read(indices, allocate).items()}
         if self.order.tail == "pad":
             batch["mask"] = torch.from_numpy(mask)
         return batch
@@ -228,6 +232,13 @@ class Stream(IterableDataset[Batch]):
             raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
                              "id changed); make a new Stream")
         return Stored(self.layout, self.verify, self._seen)
+
+
+def _require(epochs: int, rank: int | None, world: int | None) -> None:
+    if epochs < 1:
+        raise ValueError(f"a pass has at least one epoch, not {epochs}")
+    if (rank is None) != (world is None):
+        raise ValueError("give both rank and world, or neither")
 
 
 def _layout_of(store: str, split: str | None) -> Layout:

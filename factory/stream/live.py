@@ -9,6 +9,7 @@ import numpy as np
 from factory.floor import make
 from factory.order import Indices
 from factory.recipe import Recipe
+from factory.stream.buffers import Allocate, fresh
 from factory.units import Array
 
 
@@ -19,16 +20,19 @@ class Live:
         self.recipe, self.split = recipe, split
         self.variables = tuple(recipe.splits[split].variables.values())
 
-    def read(self, indices: Indices) -> dict[str, Array]:
+    def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
         distinct, place = np.unique(indices, return_inverse=True)
-        arrays = {v.name: np.empty((len(distinct), *v.shape), v.dtype) for v in self.variables if not v.coordinate}
+        arrays = {v.name: allocate(v.name, (len(distinct), *v.shape), v.dtype)
+                  for v in self.variables if not v.coordinate}
         edges = [0, *(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), len(distinct)]
         for first, last in pairwise(edges):
             made = make(self.recipe, self.split, int(distinct[first]), int(distinct[last - 1]) + 1)
             for name, array in arrays.items():
                 array[first:last] = made.variables[name].values
         if not np.array_equal(indices, distinct):
-            arrays = {name: array[place] for name, array in arrays.items()}
+            arrays = {v.name: np.take(arrays[v.name], place, 0, allocate(f"{v.name} in order", (len(place), *v.shape),
+                                                                         v.dtype))
+                      for v in self.variables if not v.coordinate}
         coordinates = {v.name: np.array(made.variables[v.name].values) for v in self.variables if v.coordinate}
         return {v.name: (arrays | coordinates)[v.name] for v in self.variables}
 

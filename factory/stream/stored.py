@@ -30,6 +30,7 @@ from factory.order import Indices
 from factory.store import DamagedStore, coordinate_values
 from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
+from factory.stream.buffers import Allocate, fresh
 from factory.units import Array
 
 Verify = Literal["once", "always", "never"]
@@ -155,8 +156,8 @@ class Stored:
         self.local = is_local(Path(layout.store))
         self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
-    def read(self, indices: Indices) -> dict[str, Array]:
-        arrays = {field.name: self._field(field, indices) for field in self.fields}
+    def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
+        arrays = {field.name: self._field(field, indices, allocate) for field in self.fields}
         arrays |= {name: np.array(values) for name, values in self.coordinates.items()}
         return {name: arrays[name] for name in self.layout.order}
 
@@ -165,8 +166,8 @@ class Stored:
             file.close()
         self.files.clear()
 
-    def _field(self, field: Field, indices: Indices) -> Array:
-        out = np.empty((len(indices), *field.shape), field.dtype)
+    def _field(self, field: Field, indices: Indices, allocate: Allocate) -> Array:
+        out = allocate(field.name, (len(indices), *field.shape), field.dtype)
         rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
         numbers, rows = np.divmod(indices, field.per_file)
         offsets = field.offsets(rows)

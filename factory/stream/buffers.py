@@ -1,0 +1,84 @@
+"""Where batches are put: into fresh memory, or into page-locked buffers that are used again, for the way to a GPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from factory.units import Array
+
+Batch = dict[str, torch.Tensor]
+
+
+class Allocate(Protocol):
+    """Memory for one variable of a batch."""
+
+    def __call__(self, name: str, shape: tuple[int, ...], dtype: str) -> Array:
+        """An array of that shape, of any content."""
+
+
+def fresh(name: str, shape: tuple[int, ...], dtype: str) -> Array:
+    """Memory that nobody else has."""
+    return np.empty(shape, dtype)
+
+
+class Ring:
+    """Page-locked buffers for some batches in turn; one is overwritten when all others were filled after it."""
+
+    def __init__(self, batches: int) -> None:
+        self.batches = batches
+        self.held: dict[tuple[int, str], torch.Tensor] = {}
+
+    def turn(self, count: int) -> Allocate:
+        """Memory for the batch of that number."""
+        place = count % self.batches
+
+        def allocate(name: str, shape: tuple[int, ...], dtype: str) -> Array:
+            nbytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+            held = self.held.get((place, name))
+            if held is None or held.numel() < nbytes:
+                held = torch.empty(nbytes, dtype=torch.uint8, pin_memory=torch.cuda.is_available())
+                self.held[place, name] = held
+            return held.numpy()[:nbytes].view(dtype).reshape(shape)
+
+        return allocate
+
+
+def on_device(batches: Iterable[Batch], device: str | torch.device) -> Iterator[Batch]:
+    """The same batches on a GPU, each copied while the one before it is worked on.
+
+    Parameters
+    ----------
+    batches : such as a `Stream` with ``pinned=True``; from other memory a copy holds up the program
+
+    Yields
+    ------
+    dict of tensors on the device, ready for the current stream of work; on a CPU, the batches as they come.
+    """
+    device = torch.device(device)
+    if device.type != "cuda":
+        yield from ({name: tensor.to(device) for name, tensor in batch.items()} for batch in batches)
+        return
+    side = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    ahead: tuple[Batch, torch.cuda.Event] | None = None
+    for batch in batches:
+        with torch.cuda.stream(side):
+            copied = {name: tensor.to(device, non_blocking=True) for name, tensor in batch.items()}
+            coming = copied, side.record_event()
+        if ahead is not None:
+            yield _ready(*ahead)
+        ahead = coming
+        coming[1].synchronize()  # the next batch may be read over this one
+    if ahead is not None:
+        yield _ready(*ahead)
+
+
+def _ready(batch: Batch, copied: torch.cuda.Event) -> Batch:
+    work = torch.cuda.current_stream()
+    work.wait_event(copied)
+    for tensor in batch.values():
+        tensor.record_stream(work)  # its memory belongs to the stream that copied it
+    return batch

@@ -1,0 +1,67 @@
+"""Page-locked buffers and the way to a GPU.
+
+Budget: 10 s on two cores.  The tests marked gpu need a CUDA device.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from factory.recipe import Recipe
+from factory.store import materialise
+from factory.stream import AHEAD, Batch, Stream, on_device
+from tests.test_store import recipe_of
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
+    return recipe_of(tmp_path_factory.mktemp("recipe"))
+
+
+@pytest.fixture(scope="module")
+def store(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("store") / "store"
+    materialise(recipe, path, threads=1)
+    return path
+
+
+def equal(one: Batch, other: Batch) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_buffers_that_are_used_again_hold_the_same(live: bool, recipe: Recipe, store: Path) -> None:
+    """A batch is valid until the next but one is asked for; by default for ever."""
+    source = recipe if live else store
+    fresh = list(Stream(source, "train", batch=8, seed=3, epochs=2))
+    before, places = None, set[int]()
+    for number, batch in enumerate(Stream(source, "train", batch=8, seed=3, epochs=2, pinned=True)):
+        assert equal(batch, fresh[number])
+        assert before is None or equal(before, fresh[number - 1])
+        before = batch
+        places.add(batch["noisy"].data_ptr())
+    assert len(places) <= AHEAD + 2
+    assert len({batch["noisy"].data_ptr() for batch in fresh}) == len(fresh)
+
+
+def test_without_a_gpu_batches_come_as_they_are(store: Path) -> None:
+    batches = list(Stream(store, "train", batch=8))
+    assert all(map(equal, on_device(batches, "cpu"), batches))
+
+
+@pytest.mark.gpu
+def test_batches_arrive_whole_on_a_gpu(store: Path) -> None:
+    """Also when the buffers are used again while the GPU works on what it got."""
+    fresh = list(Stream(store, "train", batch=8, seed=3, epochs=5))
+    stream = Stream(store, "train", batch=8, seed=3, epochs=5, pinned=True)
+    weight, seen = torch.randn(2000, 2000, device="cuda"), []
+    for batch in on_device(stream, "cuda"):
+        for _ in range(20):
+            weight = torch.tanh(weight @ weight)
+        seen.append({name: tensor.clone() for name, tensor in batch.items()})
+    assert len(seen) == len(fresh)
+    assert all(equal({name: tensor.cpu() for name, tensor in batch.items()}, wanted)
+               for batch, wanted in zip(seen, fresh, strict=True))
