@@ -78,23 +78,22 @@ def steps(batches: Iterator[Batch], work: Work, optimizer: torch.optim.Optimizer
     return (time.perf_counter() - begun) / (count - 8)
 
 
-def hidden(run: Callable[[], object]) -> tuple[float, float]:
+def hidden(run: Callable[[], object], nbytes: Callable[[], int]) -> tuple[float, float]:
     """(share of the copies' time during which the GPU computes, GB/s of the copies), from the profiler."""
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         run()
         torch.cuda.synchronize()
-    copies, kernels, nbytes = [], [], 0
+    copies, kernels = [], []
     for event in seen.profiler.kineto_results.events():
         span = event.start_ns(), event.start_ns() + event.duration_ns()
         if "HtoD" in event.name():
             copies.append(span)
-            nbytes += event.nbytes()
         elif "Memcpy" not in event.name() and "Memset" not in event.name():
             kernels.append(span)
     kernels.sort()
     covered = sum(max(0, min(b, d) - max(a, c)) for a, b in copies for c, d in kernels if c < b and d > a)
     taken = sum(b - a for a, b in copies)
-    return min(1.0, covered / taken), nbytes / max(1, taken)
+    return min(1.0, covered / taken), nbytes() / taken
 
 
 def main() -> None:
@@ -120,7 +119,14 @@ def main() -> None:
                                  ("ordinary", ordinary(batches(False)))):  # fmt: skip
                 times.setdefault(name, []).append(steps(source, work, optimizer))
         median = {name: 1e3 * statistics.median(some) for name, some in times.items()}
-        covered, speed = hidden(lambda: steps(on_device(batches(True), "cuda"), work, optimizer))
+        copied: list[int] = []
+
+        def counted() -> Iterator[Batch]:
+            for batch in batches(True):
+                copied.append(nbytes)
+                yield batch
+
+        covered, speed = hidden(lambda: steps(on_device(counted(), "cuda"), work, optimizer), lambda: sum(copied))
         bare, card = bus(nbytes), torch.cuda.get_device_name()
     against = f"{card}; a step without any data {median['alone']:.2f} ms; batches of {nbytes / 1e6:.0f} MB"
     wait = 100 * (median["pinned"] / median["alone"] - 1)
