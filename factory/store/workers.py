@@ -41,9 +41,9 @@ def on_workers(recipe: Recipe, store: Place, client: Client, todo: Iterator[tupl
     try:
         yield from _bounded(recipe, store, client, todo, run, durable)
     except KilledWorker as error:
-        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} workers died while they had it, "
-                         f"the last one at {error.last_worker.address}. Most often their memory was short: give the "
-                         "workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
+        raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} worker(s) died while they had "
+                         f"it, the last one at {error.last_worker.address}. Most often their memory was short: give "
+                         "the workers more of it or fewer threads, or say `shard: N` in the recipe with fewer samples. "
                          "What was made is kept: the same command goes on") from error
     except (CommClosedError, CancelledError, TimeoutError) as error:
         raise StoreError("the connection to Dask's scheduler was lost; what was made is kept: the same command goes on"
