@@ -112,11 +112,11 @@ def _root(store: Place) -> Any:
 
 
 def _id_of(store: Place) -> str | None:
-    """The id that the manifest says, for a store whose root is lost."""
-    try:
-        return str(read_document(store / BOOKS / MANIFEST)["id"])
-    except (StoreError, KeyError):
-        return None
+    """The id that the manifest or its copy says, for a store whose root is lost."""
+    for name in (MANIFEST, MANIFEST_COPY):
+        with contextlib.suppress(StoreError, KeyError):
+            return str(read_document(store / BOOKS / name)["id"])
+    return None
 
 
 def _manifest(store: Place, root: Root) -> Any:

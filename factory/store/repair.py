@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from factory.store.damage import Damage, damages, recipe_of
 from factory.store.errors import AnotherRecipe, DamagedStore
 from factory.store.files import Place, place, remove
-from factory.store.finish import MANIFEST, unfinish
+from factory.store.finish import MANIFEST, MANIFEST_COPY, unfinish
 from factory.store.metadata import BOOKS, Root, read_copy, read_root, restore
 from factory.store.progress import Progress
 from factory.store.run import materialise
@@ -51,7 +51,7 @@ def repair(store: str | Place, recipe: Recipe | None = None, client: Client | No
     if recipe.identity != root.identity:
         raise AnotherRecipe(f"{store} was made by another recipe (identity {root.identity[:12]}, not "
                             f"{recipe.identity[:12]}); give the one that made it")
-    was_finished = root.id is not None or (path / BOOKS / MANIFEST).exists()
+    was_finished = root.id is not None or any((path / BOOKS / name).exists() for name in (MANIFEST, MANIFEST_COPY))
     unfinish(path)
     for one in found:
         remove(path / one.path)
