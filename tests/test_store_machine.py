@@ -282,7 +282,6 @@ def alter(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train/echo/c.0", "train/t1/zarr.json"])
-@pytest.mark.xfail(strict=True, reason="repair takes the manifest away before the damage that only the manifest shows")
 def test_a_repair_that_is_killed_early_is_done_by_the_next(name: str, store: Path) -> None:
     alter(store / name)
     with dying(3):
@@ -292,7 +291,6 @@ def test_a_repair_that_is_killed_early_is_done_by_the_next(name: str, store: Pat
 
 
 @pytest.mark.parametrize("name", ["train/echo/c.0", "train/t1/zarr.json"])
-@pytest.mark.xfail(strict=True, reason="finishing believes coordinates and attributes as they lie on the disk")
 def test_a_run_does_not_make_damage_official(name: str, store: Path) -> None:
     """A shard is lost, and `status` says to make the store again."""
     alter(store / name)
@@ -304,7 +302,6 @@ def test_a_run_does_not_make_damage_official(name: str, store: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["train/echo/c.0", "train/t1/zarr.json"])
-@pytest.mark.xfail(strict=True, reason="finishing believes coordinates and attributes as they lie on the disk")
 def test_an_unfinished_store_is_finished_as_its_recipe_says(name: str, tmp_path: Path) -> None:
     make_part(WORLD[0].recipe(FIRST), tmp_path / "store", (1, 2), threads=1)
     alter(tmp_path / "store" / name)

@@ -20,7 +20,17 @@ from factory.store.errors import DamagedStore, StoreError
 from factory.store.files import Place, fault, key_of, open_regular, place
 from factory.store.finish import MANIFEST, MANIFEST_COPY, SHARDS, Merkle, metadata_mark, sealed
 from factory.store.layout import Layout, layout
-from factory.store.metadata import BOOKS, COPY, Document, Root, dumps, read_copy, read_document, read_root
+from factory.store.metadata import (
+    BOOKS,
+    COPY,
+    Document,
+    Root,
+    dumps,
+    group_document,
+    read_copy,
+    read_document,
+    read_root,
+)
 
 if TYPE_CHECKING:
     from factory.recipe import Recipe
@@ -77,8 +87,9 @@ def damages(store: str | Place, *, deep: bool = True, part: float = 1.0) -> Iter
         Neither the root's metadata nor their copy can be read.
     """
     path = place(store)
-    root = yield from _root(path)
-    manifest = yield from _manifest(path, root)
+    manifest = _chosen(path)
+    root = yield from _root(path, manifest)
+    yield from _manifests(path, root, manifest)
     yield from _metadata(path, root, manifest)
     plans = dict(_plans(path, root, manifest))
     for plan in plans.values():
@@ -88,49 +99,64 @@ def damages(store: str | Place, *, deep: bool = True, part: float = 1.0) -> Iter
         yield from _plain(path, root, plans, manifest, deep)
 
 
-def _root(store: Place) -> Any:
+def _chosen(store: Place) -> Document | None:
+    """The manifest that is sound in itself and speaks of this store; None where neither is."""
+    sound = []
+    for name in (MANIFEST, MANIFEST_COPY):
+        path = store / BOOKS / name
+        document = _own(path)
+        if document is not None and path.read_bytes() == dumps(sealed(document)):
+            sound.append(document)
+    root, copy = _own(store / "zarr.json"), _own(store / BOOKS / COPY)
+    mark = metadata_mark(root) if root else None
+    identity = (copy or {}).get("attributes", {}).get("identity")
+    ranked = sorted(sound, key=lambda one: (one["marks"].get("zarr.json") != mark, one["identity"] != identity))
+    return next((one for one in ranked if mark == one["marks"].get("zarr.json") or identity == one["identity"]), None)
+
+
+def _is_root(document: Document, manifest: Document) -> bool:
+    """Whether a root is the one that a manifest speaks of."""
+    same = metadata_mark(document) == manifest["marks"].get("zarr.json")
+    return bool(same and document["attributes"].get("id") == manifest["id"])
+
+
+def _root(store: Place, manifest: Document | None) -> Any:
     """A generator of what is wrong with the root and its copy, which returns what the sound one says."""
-    try:
-        root: Root | None = read_root(store)
-    except DamagedStore:
-        root = None
-        yield _damage(store, store / "zarr.json", fault(store / "zarr.json") or _unreadable(store / "zarr.json")
-                      or "garbled")
+    path, root = store / "zarr.json", None
+    document = _own(path)
+    if document and (manifest is None or _is_root(document, manifest)):
+        with contextlib.suppress(DamagedStore, KeyError):
+            root = read_root(store)
+    elif document is None and not (store / BOOKS / COPY).is_file():
+        root = read_root(store)  # which says what is wrong with it
+    if root is None:
+        garbled = fault(path) or _unreadable(path) or ("garbled" if manifest is None else "flipped")
+        yield _damage(store, path, garbled)
+    path = store / BOOKS / COPY
     try:
         copy = read_copy(store)
     except StoreError:
-        path = store / BOOKS / COPY
         yield _damage(store, path, fault(path) or _unreadable(path) or "garbled")
         if root is None:
             raise
         return root
     if root is None:
-        return replace(copy, id=_id_of(store))
-    if replace(root, id=None) != copy:
-        yield _damage(store, store / BOOKS / COPY, "flipped")
+        return replace(copy, id=manifest["id"] if manifest else None)
+    attributes = {key: value for key, value in (document or {})["attributes"].items() if key != "id"}
+    if path.read_bytes() != dumps(group_document(attributes)):
+        yield _damage(store, path, "flipped")
     return root
 
 
-def _id_of(store: Place) -> str | None:
-    """The id that the manifest or its copy says, for a store whose root is lost."""
-    for name in (MANIFEST, MANIFEST_COPY):
-        with contextlib.suppress(StoreError, KeyError):
-            return str(read_document(store / BOOKS / name)["id"])
-    return None
-
-
-def _manifest(store: Place, root: Root) -> Any:
-    """A generator of what is wrong with the manifest and its copy, which returns a sound one; None without any."""
-    sound: Document | None = None
+def _manifests(store: Place, root: Root, manifest: Document | None) -> Iterator[Damage]:
+    """What is wrong with the manifest and its copy."""
     for name in (MANIFEST, MANIFEST_COPY):
         path = store / BOOKS / name
-        document = _own(path)
         wrong = fault(path) or _unreadable(path)
-        if document is not None and path.read_bytes() == dumps(sealed(document)):
-            sound = document
-        elif wrong != "missing" or root.id is not None:
+        if manifest is not None and wrong is None and path.read_bytes() == dumps(manifest):
+            continue
+        if wrong != "missing" or root.id is not None:
             yield _damage(store, path, wrong or "flipped")
-    return sound
 
 
 def _metadata(store: Place, root: Root, manifest: Document | None) -> Iterator[Damage]:
@@ -142,9 +168,6 @@ def _metadata(store: Place, root: Root, manifest: Document | None) -> Iterator[D
             wrong = fault(path) or _unreadable(path) or _differs(store, path, marks)
             if wrong:
                 yield _damage(store, path, wrong, name, array)
-    path = store / "zarr.json"
-    if not (fault(path) or _unreadable(path)) and _differs(store, path, marks):
-        yield _damage(store, path, "flipped")
 
 
 def _differs(store: Place, path: Place, marks: Mapping[str, str]) -> str | None:

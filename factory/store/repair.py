@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from factory.store.damage import Damage, damages, recipe_of
-from factory.store.errors import AnotherRecipe, DamagedStore
+from factory.store.errors import AnotherRecipe, DamagedStore, StoreError
 from factory.store.files import Place, place, remove
 from factory.store.finish import MANIFEST, MANIFEST_COPY, unfinish
 from factory.store.metadata import BOOKS, Root, read_copy, read_root, restore
@@ -68,5 +68,5 @@ def remembered(store: Place) -> Root:
     """What a store says of itself, from its root or from the copy."""
     try:
         return read_root(store)
-    except DamagedStore:
+    except StoreError:
         return read_copy(store)

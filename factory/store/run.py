@@ -7,6 +7,7 @@ the bytes are the same, because a shard depends on the recipe and its index alon
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -23,12 +24,12 @@ from factory.store.commit import Commit, standing, write
 from factory.store.compare import changed_lines
 from factory.store.drop import Durable, drop_into
 from factory.store.errors import AnotherRecipe, NoStore, StoreError
-from factory.store.files import Place, each, place
+from factory.store.files import Place, each, open_regular, place
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.journal import Journal, known
 from factory.store.layout import Layout, layouts, tasks
 from factory.store.memory import fitting
-from factory.store.metadata import beginnings, create, read_root
+from factory.store.metadata import beginnings, create, read_document, read_root
 from factory.store.objects import ObjectPath
 from factory.store.progress import Progress, Silent
 from factory.store.workers import on_workers
@@ -122,6 +123,7 @@ def _carried_through(recipe: Recipe, path: Place, part: tuple[int, int], client:
                 drop_into(path, run).close()
         if part != (1, 1) and _Missing(plans).shards:
             return False
+        _settle(recipe, path, run)
         _finish(plans, path, run)
         journal.finished()
     return True
@@ -176,6 +178,34 @@ def _begin(recipe: Recipe, store: Place, plans: Mapping[str, Layout]) -> dict[st
     if mine not in known(store):
         probed = behaviour.probe(recipe, plans)
     return {"probed": probed, "fingerprint": mine}
+
+
+def _settle(recipe: Recipe, store: Place, run: str) -> None:
+    """Write again what a store begins with, where it is not what the recipe says: finishing repeats it as it lies."""
+    drop = drop_into(store, run)
+    try:
+        for path, data in beginnings(recipe, store):
+            if not _stands(path, data):
+                drop.add(path, data)
+        drop.place()
+    finally:
+        drop.clear()
+        with suppress(NoStore):
+            drop.close()
+
+
+def _stands(path: Place, data: bytes | memoryview) -> bool:
+    """Whether a file says what it did at the beginning; a group may have an id and repeat what lies below it."""
+    try:
+        if path.name != "zarr.json":
+            with open_regular(path) as file:
+                return file.read() == data
+        found, wanted = read_document(path), json.loads(bytes(data))
+    except (OSError, StoreError):
+        return False
+    attributes = {key: value for key, value in found.get("attributes", {}).items() if key != "id"}
+    own = {**found, "attributes": attributes, "consolidated_metadata": None}
+    return own == {**wanted, "consolidated_metadata": None}
 
 
 def _finish(plans: Mapping[str, Layout], store: Place, run: str) -> None:
