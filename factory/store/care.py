@@ -219,4 +219,7 @@ def open_store(store: str | Place) -> xr.DataTree:
     preflight(store, root)
     for split in root.splits:
         check(plan_of(store, root, split))
-    return xr.open_datatree(readable(place(store)), engine="zarr")
+    try:
+        return xr.open_datatree(readable(place(store)), engine="zarr")
+    except ValueError as error:  # coordinates are read at once, and their checksums looked at
+        raise DamagedStore(f"{store} cannot be read ({error}); `factory verify --deep {store}` says where") from error
