@@ -263,7 +263,9 @@ def test_in_any_order(examples: int) -> None:
     met = WORLD[0].met
     print(dict(sorted(met.items())))
     wanted = {f"{what} {how}" for what in ("run", "extend", "repair") for how in ("through", "killed")}
-    assert set(met) >= wanted | {"damage", "read", "read refused"}, met
+    if examples > 100:  # few may leave something out
+        assert set(met) >= wanted | {"damage", "read", "read refused"}, met
+    assert {"run through", "damage", "read"} <= set(met), met
 
 
 # --- what an unfinished store is believed, and should not be ----------------------------------------------------------
