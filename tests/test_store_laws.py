@@ -218,7 +218,8 @@ def the_law(case: Case, folder: Path) -> None:
 
 
 def hypothesis(examples: int) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    return settings(deadline=None, max_examples=examples, suppress_health_check=list(HealthCheck), print_blob=True)
+    return settings(deadline=None, max_examples=examples, derandomize=examples < 50, print_blob=examples >= 50,
+                    suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(scope="module")
