@@ -449,6 +449,7 @@ def _normals(u: Any, out: Any, where: Any, tail: Any) -> None:
         out[j] = x if u[j] > 0.5 else -x
 
 
+LANES = 64  # that are added up side by side
 _CHUNK = 1024  # uniforms in flight: with the working space 32 kB, so they stay in the first-level cache
 
 
@@ -560,24 +561,22 @@ def ndtri_array(u: npt.ArrayLike) -> Float:
 def totals(flat: Any) -> Any:
     """Sums of the numbers at even and at odd places, and of all squares.
 
-    Eight lanes are added up side by side, which one vector instruction does; reassociating floats is not left to a
-    compiler.
+    Many lanes are added up side by side, as vector instructions do; reassociating floats is not left to a compiler.
     """
-    a = b = c = d = e = f = g = h = 0.0
-    p = q = r = s = t = u = v = w = 0.0
-    whole = len(flat) // 8 * 8
-    for i in range(0, whole, 8):
-        x0, x1, x2, x3 = float(flat[i]), float(flat[i + 1]), float(flat[i + 2]), float(flat[i + 3])
-        x4, x5, x6, x7 = float(flat[i + 4]), float(flat[i + 5]), float(flat[i + 6]), float(flat[i + 7])
-        a, b, c, d, e, f, g, h = a + x0, b + x1, c + x2, d + x3, e + x4, f + x5, g + x6, h + x7
-        p, q, r, s = p + x0 * x0, q + x1 * x1, r + x2 * x2, s + x3 * x3
-        t, u, v, w = t + x4 * x4, u + x5 * x5, v + x6 * x6, w + x7 * x7
-    even, odd, squares = (a + c) + (e + g), (b + d) + (f + h), ((p + q) + (r + s)) + ((t + u) + (v + w))
+    added, squared = np.zeros(LANES), np.zeros(LANES)
+    whole = len(flat) // LANES * LANES
+    for i in range(0, whole, LANES):
+        for lane in range(LANES):
+            x = float(flat[i + lane])
+            added[lane] += x
+            squared[lane] += x * x
     for i in range(whole, len(flat)):
         x = float(flat[i])
-        squares += x * x
-        if i % 2:
-            odd += x
-        else:
-            even += x
+        added[i - whole] += x
+        squared[i - whole] += x * x
+    even = odd = squares = 0.0
+    for lane in range(0, LANES, 2):
+        even += added[lane]
+        odd += added[lane + 1]
+        squares += squared[lane] + squared[lane + 1]
     return even, odd, squares

@@ -155,7 +155,7 @@ def test_store_catches_a_resume_that_forgets_what_is_done(recipe: Recipe, tmp_pa
 
 
 def test_one_truth_catches_a_store_that_rounds(recipe: Recipe, tmp_path: Path) -> None:
-    def rounding(bulk: Any, values: Any) -> memoryview:
+    def rounding(bulk: Any, values: Any) -> Any:
         return real_encode(bulk, values.round(3) if values.dtype.kind == "f" else values)
 
     with patch.object(commit, "encode_shard", rounding), pytest.raises(AssertionError):

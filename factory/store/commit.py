@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from math import isfinite
 from typing import TYPE_CHECKING
@@ -234,9 +234,9 @@ def _make(recipe: Recipe, plan: Layout, shard: int, drop: Drop | Puts) -> Commit
                     b"".join(_raw(block, name) for name in plan.scalars))
     files = {}
     for name, bulk in plan.bulk.items():
-        data = encode_shard(bulk, block[name].to_numpy())
-        drop.add(plan.file(name, shard), data)
-        files[name] = _mark(data)
+        pieces = _Marked(encode_shard(bulk, block[name].to_numpy()))
+        drop.add(plan.file(name, shard), pieces)
+        files[name] = pieces.mark
         block = block.drop_vars(name)  # what is written need not be held
     commit = replace(commit, files=files, scalars={name: _mark(_raw(block, name)) for name in plan.scalars})
     _require_same(plan, commit)
@@ -270,8 +270,25 @@ def _raw(block: xr.Dataset, name: str) -> bytes:
     return values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes()
 
 
-def _mark(data: bytes | memoryview) -> tuple[int, str]:
+def _mark(data: bytes) -> tuple[int, str]:
     return len(data), xxhash.xxh3_128_hexdigest(data)
+
+
+class _Marked:
+    """Pieces of a file that are marked as they pass."""
+
+    def __init__(self, pieces: Iterable[bytes | memoryview]):
+        self.pieces, self.size, self.hash = pieces, 0, xxhash.xxh3_128()
+
+    def __iter__(self) -> Iterator[bytes | memoryview]:
+        for piece in self.pieces:
+            self.size += len(piece)
+            self.hash.update(piece)
+            yield piece
+
+    @property
+    def mark(self) -> tuple[int, str]:
+        return self.size, self.hash.hexdigest()
 
 
 def _require_expected(plan: Layout, block: xr.Dataset) -> None:

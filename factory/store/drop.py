@@ -20,10 +20,11 @@ from factory.store.metadata import BOOKS
 from factory.store.objects import ObjectPath
 
 Durable = Literal["power", "process"]
-Data = bytes | memoryview | Iterable[bytes]
+Data = bytes | memoryview | Iterable[bytes | memoryview]
 POINTS = tuple(f"{when} {what}" for what in ("temporary file", "fsync", "replace", "folder fsync", "commit")
                for when in ("before", "after"))
 BLOCK = 1 << 22  # bytes that are compared at once
+AHEAD = 1 << 23  # bytes after which the disk is told to begin
 
 hook: Callable[[str], None] | None = None  # tests stop a run at any of POINTS
 
@@ -88,8 +89,13 @@ class Drop:
             self.waiting.append((temporary, target))
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
             with open(os.open(temporary, flags, 0o666, dir_fd=folder), "wb") as file:
+                begun = written = 0
                 for piece in [data] if isinstance(data, bytes | memoryview) else data:
-                    file.write(piece)
+                    written += file.write(piece)
+                    if self.synchronises and written - begun >= AHEAD:
+                        file.flush()
+                        _start_writing(file.fileno(), begun, written)
+                        begun = written
                 at("after temporary file")
                 if self.synchronises:
                     file.flush()
@@ -135,6 +141,12 @@ class Drop:
                 os.rmdir(self.run, dir_fd=folder)
             with self._folder(BOOKS) as folder:
                 os.rmdir("partial", dir_fd=folder)
+
+
+def _start_writing(handle: int, begun: int, written: int) -> None:
+    """Let the disk begin, so that there is less to wait for in the end; Linux does so when told to forget."""
+    if hasattr(os, "posix_fadvise"):
+        os.posix_fadvise(handle, begun, written - begun, os.POSIX_FADV_DONTNEED)
 
 
 @contextmanager

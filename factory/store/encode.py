@@ -7,7 +7,7 @@ with the four bytes of its crc32c, and a shard's index at its end.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, cast
 
 import numpy as np
@@ -26,8 +26,8 @@ def fill_value(dtype: np.dtype[Any]) -> Any:
     return {"f": np.nan, "c": complex(np.nan, np.nan)}.get(dtype.kind, 0)
 
 
-def encode_shard(bulk: Bulk, values: Array) -> memoryview:
-    """The file of one shard.
+def encode_shard(bulk: Bulk, values: Array) -> Iterator[memoryview | bytes]:
+    """The file of one shard, piece by piece; numbers are passed on where they lie, not copied.
 
     Parameters
     ----------
@@ -36,46 +36,40 @@ def encode_shard(bulk: Bulk, values: Array) -> memoryview:
     """
     samples = len(values)
     count, size = bulk.chunks(samples), bulk.chunk_bytes
-    out = np.empty(bulk.size(samples), np.uint8)
-    framed = out[: count * bulk.stride].reshape(count, bulk.stride)
-    _copy(framed[:, :size], values)
-    marks = np.array([_crc(payload[:size]) for payload in framed], "<u4")
-    framed[:, size:] = marks.view(np.uint8).reshape(count, CRC_BYTES)
+    flat = _bytes(values)
+    for start in range(0, count * size, size):
+        payload = flat[start : start + size]
+        if len(payload) < size:
+            payload = _filled(payload, size, values.dtype)
+        yield payload.data
+        yield _mark(payload)
     index = np.full((bulk.chunks_per_shard, 2), NOWHERE, "<u8")
     index[:count, 0] = np.arange(count) * bulk.stride
     index[:count, 1] = bulk.stride
-    _copy(out[count * bulk.stride : -CRC_BYTES].reshape(1, -1), index)
-    out[-CRC_BYTES:] = _mark(index)
-    return out.data
+    yield index.data.cast("B")
+    yield _mark(index)
 
 
-def encode_chunk(values: Array, length: int | None = None) -> memoryview:
+def encode_chunk(values: Array, length: int | None = None) -> bytes:
     """The file of one chunk of a plain array, filled up to ``length`` along its first axis."""
-    wanted = (len(values) if length is None else length) * values[:1].nbytes
-    out = np.empty(wanted + CRC_BYTES, np.uint8)
-    _copy(out[:wanted].reshape(1, -1), values)
-    out[wanted:] = _mark(out[:wanted])
-    return out.data
+    size = (len(values) if length is None else length) * values[:1].nbytes
+    payload = _filled(_bytes(values), size, values.dtype)
+    return payload.tobytes() + _mark(payload)
 
 
-def _copy(rows: Array, values: Array) -> None:
-    """Little-endian bytes of ``values`` into ``rows`` (chunk, bytes), one after the other; what is left is filled."""
-    flat = np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
-    whole, rest = divmod(flat.size, rows.shape[1])
-    rows[:whole] = flat[: whole * rows.shape[1]].reshape(whole, rows.shape[1])
-    if rest:
-        rows[whole, :rest] = flat[whole * rows.shape[1] :]
-        missing = (rows.shape[1] - rest) // values.itemsize
-        filled = np.full(missing, fill_value(values.dtype), values.dtype.newbyteorder("<"))
-        rows[whole, rest:] = filled.view(np.uint8)
+def _bytes(values: Array) -> Array:
+    """Little-endian bytes, shape (bytes,)."""
+    return np.ascontiguousarray(values, values.dtype.newbyteorder("<")).reshape(-1).view(np.uint8)
 
 
-def _crc(data: Array) -> int:
-    return checksum(data.data)
+def _filled(payload: Array, size: int, dtype: np.dtype[Any]) -> Array:
+    """Bytes of numbers, with as many of what stands for nothing behind them as make ``size`` bytes."""
+    filling = np.full((size - len(payload)) // dtype.itemsize, fill_value(dtype), dtype.newbyteorder("<"))
+    return np.concatenate([payload, filling.view(np.uint8)])
 
 
-def _mark(data: Array) -> Array:
-    return np.array([_crc(data)], "<u4").view(np.uint8)
+def _mark(data: Array) -> bytes:
+    return checksum(data.data).to_bytes(CRC_BYTES, "little")
 
 
 def decode(document: Mapping[str, Any], key: str, data: bytes) -> Array:

@@ -40,7 +40,7 @@ MANIFEST = "manifest.json"  # written last: a store with it is finished
 MANIFEST_COPY = "manifest.copy.json"  # should it be lost
 SHARDS = "shards.jsonl"  # the line of every commit, in order
 
-Put = Callable[[Place, memoryview], None]
+Put = Callable[[Place, bytes], None]
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def finalise(plans: Mapping[str, Layout], store: Place, run: str) -> Manifest:
     drop, roots = drop_into(store, run), {name: Merkle() for name in plans}
     marks: dict[str, str] = {}
 
-    def put(path: Place, data: memoryview) -> None:
+    def put(path: Place, data: bytes) -> None:
         marks[key_of(path, store)] = xxhash.xxh3_128_hexdigest(data)
         drop.add(path, data)
 

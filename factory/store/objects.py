@@ -112,7 +112,7 @@ class ObjectPath:
         """The whole object as a file in memory."""
         return BytesIO(self.read_bytes())
 
-    def write_bytes(self, data: bytes | memoryview | Iterable[bytes]) -> None:
+    def write_bytes(self, data: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
         """Put an object in one piece; several pieces become visible together."""
         with _told(self):
             if isinstance(data, bytes | memoryview):
