@@ -57,6 +57,7 @@ from factory.store.encode import decode, encode_chunk, encode_shard
 from factory.store.finish import Merkle
 from factory.store.layout import DTYPES, Bulk, Layout, inner_chunk, layout, layouts, samples_per_shard, tasks
 from factory.store.metadata import array_document, create
+from factory.store.workers import MOST, _Groups
 from tests.test_recipe import GOOD
 
 RECIPE = (
@@ -634,3 +635,21 @@ def test_the_terminal_shows_speed_and_what_is_left(recipe: Recipe, tmp_path: Pat
         materialise(recipe, tmp_path / "store", progress=progress)
     assert "samples/s" in screen.getvalue()
     assert "MB/s" in screen.getvalue()
+
+
+def test_a_worker_takes_neighbours_that_share_an_outer_level() -> None:
+    """Groups stay below one subject, are cut where threads would else have nothing to do, and leave nothing out."""
+    recipe = load("rim_t1", set={"shard": "50"})
+    plans = layouts(recipe)
+    every = list(tasks(plans))
+    found = _Groups(recipe, iter(every), len(every))
+    groups = list(found.groups)
+    assert [task for group in groups for task in group] == every
+    subjects = [{(name, plans[name].span(shard)[0] // recipe.splits[name].strides[0]) for name, shard in group}
+                for group in groups]  # fmt: skip
+    assert all(len(one) == 1 for one in subjects)
+    assert [len(group) for group in groups[:4]] == [MOST, 4, MOST, 4]
+    assert found.left == 0
+    many = _Groups(recipe, iter(every), len(every))
+    many.threads = len(every)
+    assert all(len(group) == 1 for group in many.groups)

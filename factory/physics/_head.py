@@ -50,7 +50,7 @@ class Form(NamedTuple):
     shift: Any
     scale: Any
     lattice: Any  # nodes of the smooth fields, (channel, z, y, x)
-    folds: Any  # waves (wave vector, phase)
+    folds: Any  # waves, (4, wave)
     veins: Any
     gap: float  # half width of a sulcus
     reach: float  # depth of the sulci
@@ -108,12 +108,15 @@ def _product(a: Any, b: Any) -> Any:
 
 
 def _waves(u: Any, length: float, width: float) -> Any:
-    """Plane waves of random direction whose wave lengths scatter around `length`: their sum is a band-pass field."""
+    """Plane waves of random direction whose wave lengths scatter around `length`: their sum is a band-pass field.
+
+    Wave vectors and phases, shape (sample, 4, wave).
+    """
     k = 2 * np.pi / length * (1 + width * (u[..., 0] + u[..., 1] - 1) * 2.45)  # triangular, standard deviation `width`
     up, turn = 2 * u[..., 2] - 1, 2 * np.pi * u[..., 3]
     flat = np.sqrt(1 - up * up)
     phase = 2 * np.pi * ((u * np.array([977.0, 577.0, 379.0, 677.0])).sum(-1) % 1.0)
-    return np.stack([k * flat * cos_array(turn), k * flat * sin_array(turn), k * up, phase], axis=-1)
+    return np.stack([k * flat * cos_array(turn), k * flat * sin_array(turn), k * up, phase], axis=-2)
 
 
 def grid(voxel: float) -> tuple[int, int, int]:
@@ -257,22 +260,25 @@ def _tube(x: float, y: float, z: float, ends: Any) -> float:
 
 
 @njit(**_OPTIONS)
-def _field(x: float, y: float, z: float, waves: Any) -> tuple[float, float, float, float]:
-    """The band-pass field of unit variance, and its gradient."""
+def _field(x: float, y: float, z: float, waves: Any, angles: Any) -> tuple[float, float, float, float]:
+    """The band-pass field of unit variance, and its gradient.  ``angles`` is room for sines and cosines, (2, wave)."""
+    count = waves.shape[1]
+    for n in range(count):  # apart from the sums, whose order counts: so it is SIMD code
+        s, c = sincos(waves[0, n] * x + waves[1, n] * y + waves[2, n] * z + waves[3, n])
+        angles[0, n], angles[1, n] = s, c
     f, gx, gy, gz = 0.0, 0.0, 0.0, 0.0
-    for n in range(len(waves)):
-        kx, ky, kz = waves[n, 0], waves[n, 1], waves[n, 2]
-        s, c = sincos(kx * x + ky * y + kz * z + waves[n, 3])
-        f += c
-        gx -= kx * s
-        gy -= ky * s
-        gz -= kz * s
-    norm = np.sqrt(2.0 / len(waves))
+    for n in range(count):
+        s = angles[0, n]
+        f += angles[1, n]
+        gx -= waves[0, n] * s
+        gy -= waves[1, n] * s
+        gz -= waves[2, n] * s
+    norm = np.sqrt(2.0 / count)
     return f * norm, gx * norm, gy * norm, gz * norm
 
 
 @njit(**_OPTIONS)
-def _sheet(x: float, y: float, z: float, waves: Any) -> tuple[float, float]:
+def _sheet(x: float, y: float, z: float, waves: Any, angles: Any) -> tuple[float, float]:
     """Distance to the nearest sheet where the field vanishes, and the field.
 
     The field is read at positions whose distance from the centre is pressed together, so that its sheets stand upright
@@ -280,7 +286,7 @@ def _sheet(x: float, y: float, z: float, waves: Any) -> tuple[float, float]:
     """
     r2 = x * x + y * y + z * z + 900.0
     press = pow(4700.0 / r2, 0.425)
-    f, gx, gy, gz = _field(x * press, y * press, z * press, waves)
+    f, gx, gy, gz = _field(x * press, y * press, z * press, waves, angles)
     radial = 0.85 * (gx * x + gy * y + gz * z) / r2
     gx, gy, gz = gx - radial * x, gy - radial * y, gz - radial * z
     return float(abs(f) / (press * np.sqrt(gx * gx + gy * gy + gz * gz) + 0.02)), f
@@ -392,7 +398,9 @@ def _hindbrain(x: float, y: float, z: float) -> int:
 
 
 @njit(**_OPTIONS)
-def _inside(x: float, y: float, z: float, cavity: float, form: Any, deep: float, cell: float) -> tuple[int, bool]:
+def _inside(
+    x: float, y: float, z: float, cavity: float, form: Any, deep: float, cell: float, angles: Any
+) -> tuple[int, bool]:
     """The structure of a voxel inside the skull, and whether it may be cortex."""
     e = _cerebrum(x, y, z)
     behind = _hindbrain(x, y, z)
@@ -410,11 +418,11 @@ def _inside(x: float, y: float, z: float, cavity: float, form: Any, deep: float,
     reach = min(26.0, max(8.0, form.reach + deep))
     if -e > reach and abs(x) > 3.0 and not 30.0 < abs(x) < 45.0:
         return WHITE, not central
-    s, f = _sheet(x, y, z, form.folds)
+    s, f = _sheet(x, y, z, form.folds, angles)
     if _fissure(x, y, z, f):
         return CSF, False
     if not central and -e < reach and s < form.gap * (0.4 + 0.6 * (1.0 + e / reach)) + 0.15 * cell:
-        v = _sheet(x, y, z, form.veins)[0]
+        v = _sheet(x, y, z, form.veins, angles)[0]
         return (VESSEL if v < 0.7 and -e < 10.0 else CSF), False
     return WHITE, not central or y < -20.0
 
@@ -449,7 +457,7 @@ def _solids(form: Any, voxel: float, out: Any, thick: Any) -> None:
     nz, ny, nx = out.shape
     w, v, smooth = np.empty(4), np.empty(4), np.empty(_CHANNELS)
     nodes = np.empty((_CHANNELS, form.lattice.shape[3]))
-    turn, shift, scale = form.turn, form.shift, form.scale
+    turn, shift, scale, angles = form.turn, form.shift, form.scale, np.empty((2, _WAVES))
     for k in range(nz):
         wz = (k + 0.5 - 0.5 * nz) * voxel
         for j in range(ny):
@@ -476,7 +484,7 @@ def _solids(form: Any, voxel: float, out: Any, thick: Any) -> None:
                 if cavity > 0.0:
                     out[k, j, i] = _outside(scalp, cavity, z, y, form, smooth[_SCALP], smooth[_BONE])
                     continue
-                label, cortical = _inside(x, y, z, cavity, form, smooth[_DEPTH], voxel)
+                label, cortical = _inside(x, y, z, cavity, form, smooth[_DEPTH], voxel, angles)
                 out[k, j, i] = label
                 if cortical:
                     thick[k, j, i] = min(4.0, max(2.0, form.ribbon + smooth[_THICK]))

@@ -184,7 +184,7 @@ def _assemble(
         elif dim in state.ports and _is_coordinate(dim, state):
             port = state.ports[dim]
             variables[dim] = Variable(dim, port.unit, port.dtype, (dim,), (state.sizes[dim],), True)
-    return Split(name, samples, levels, tuple(drawn), tuple(state.links), variables, stored)
+    return Split(name, samples, levels, tuple(drawn), tuple(state.links), variables, stored, state.sizes)
 
 
 def _is_coordinate(name: str, state: Chain) -> bool:

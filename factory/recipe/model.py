@@ -84,6 +84,7 @@ class Split:
     chain: tuple[Link, ...]
     variables: Mapping[str, Variable]
     keep: Mapping[str, str] = field(default_factory=dict)  # variable -> stored dtype
+    sizes: Mapping[str, int] = field(default_factory=dict)  # of every dimension, kept or not
 
     @property
     def sample_bytes(self) -> int:

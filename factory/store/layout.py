@@ -30,6 +30,7 @@ CHUNKS_PER_SHARD = 65_536  # what a careful reader still accepts
 CRC_BYTES = 4
 BOOKS_AND_ROOT = 5  # files: the root, the list of commits, the manifest; and copies of the first and the last
 SCALAR_CHUNK = 1 << 22  # samples in one chunk of a per-sample scalar: 32 MB of float64
+Task = tuple[str, int]  # split and shard
 DTYPES = frozenset(
     {"bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"}
     | {"float32", "float64", "complex64", "complex128"}
@@ -276,7 +277,7 @@ def layouts(recipe: Recipe, store: str | Place = "") -> dict[str, Layout]:
     return {name: layout(recipe, name, store) for name in recipe.splits}
 
 
-def tasks(plans: Mapping[str, Layout]) -> Iterator[tuple[str, int]]:
+def tasks(plans: Mapping[str, Layout]) -> Iterator[Task]:
     """Every (split, shard) of a store, in order."""
     return ((name, shard) for name, plan in plans.items() for shard in range(plan.shards))
 

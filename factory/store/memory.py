@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+import numpy as np
 
 from factory.store.errors import StoreError
 from factory.store.layout import estimate, layouts
@@ -47,20 +50,15 @@ def fitting(recipe: Recipe, client: Client | None, threads: int | None) -> int:
 def shard_memory(recipe: Recipe) -> int:
     """Bytes that making the largest shard takes: the stored ones, or what the chain makes on the way if that is more.
 
-    One sample of each split is made to see how much that is; what outer levels make is shared by many samples.
+    What outer levels make is shared by many samples.
     """
-    from factory.floor import trace
-
     need = WORKING_COPIES * estimate(recipe).shard_bytes
     for name, plan in layouts(recipe).items():
-        if plan.samples:
-            try:
-                one, level_of = trace(recipe, name, 0), recipe.splits[name].level_of
-            except Exception:  # whoever makes the shard says which sample fails, and why
-                continue
-            inner = max(level_of.values(), default=0)
-            each = sum(v.nbytes for key, v in one.data_vars.items() if level_of.get(str(key)) == inner)
-            need = max(need, CHAIN_COPIES * each * min(plan.per_shard, plan.samples))
+        split = recipe.splits[name]
+        inner = max(split.level_of.values(), default=0)
+        each = sum(np.dtype(split.keep.get(key, port.dtype)).itemsize * prod(split.sizes[dim] for dim in port.dims)
+                   for key, port in split.ports.items() if split.level_of[key] == inner and port.dims != (key,))
+        need = max(need, CHAIN_COPIES * each * min(plan.per_shard, plan.samples))
     return need
 
 

@@ -10,7 +10,7 @@ import errno
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import suppress
 from itertools import islice
@@ -27,7 +27,7 @@ from factory.store.errors import AnotherRecipe, NoStore, StoreError
 from factory.store.files import Place, each, open_regular, place
 from factory.store.finish import clear_partial, finalise, read_manifest, unfinish
 from factory.store.journal import Journal, known
-from factory.store.layout import Layout, layouts, tasks
+from factory.store.layout import Layout, Task, layouts, tasks
 from factory.store.memory import fitting
 from factory.store.metadata import beginnings, create, read_document, read_root
 from factory.store.objects import ObjectPath
@@ -43,7 +43,6 @@ if TYPE_CHECKING:
 IN_FLIGHT = 2  # shards that wait or run for each thread: keeps workers busy and the driver's memory flat
 DIFFERENCES = 20  # lines of two recipes that a refusal shows
 
-Task = tuple[str, int]  # split, shard
 Write = Callable[[str, int], Commit]
 
 
@@ -82,7 +81,8 @@ def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client:
     Parameters
     ----------
     part : (i, n)
-        Makes every n-th shard from the i-th on, 1 <= i <= n.  Any mix of parts gives the same store.
+        Makes the i-th of n runs of neighbouring shards, 1 <= i <= n: they share what outer levels make.  Any mix of
+        parts gives the same store.
 
     Returns
     -------
@@ -145,7 +145,8 @@ class _Missing:
         self.plans = plans
         self.flags = {name: bytearray(plan.shards) for name, plan in plans.items()}
         self.samples = self.nbytes = self.done_samples = self.done_bytes = self.shards = 0
-        mine = islice(tasks(plans), part[0] - 1, None, part[1])
+        every = sum(plan.shards for plan in plans.values())
+        mine = islice(tasks(plans), *(every * edge // part[1] for edge in (part[0] - 1, part[0])))
         for name, shard, commit in each(next(iter(plans.values())).store, self._found, mine):
             plan = plans[name]
             start, stop = plan.span(shard)
@@ -266,10 +267,10 @@ def _require_recipe(recipe: Recipe, store: Place) -> None:
                                 f"this version makes {plan.per_shard}; go on with the version that began it")
 
 
-def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: Iterable[Task], run: str,
+def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: _Missing, run: str,
           durable: Durable) -> Iterator[Commit]:
     if client is not None:
-        return on_workers(recipe, store, client, iter(missing), run, durable)
+        return on_workers(recipe, store, client, missing, missing.shards, run, durable)
 
     def one(split: str, shard: int) -> Commit:
         return write(recipe, store, split, shard, run, durable)
