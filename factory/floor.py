@@ -45,6 +45,23 @@ def make(recipe: Recipe, split: str | None, start: int, stop: int) -> xr.Dataset
     return label(recipe, plan, wanted)
 
 
+def drawn(recipe: Recipe, split: str | None, start: int, stop: int) -> State:
+    """What is drawn for samples, without running the chain: name -> (sample, *dims), not yet in stored dtypes."""
+    plan = recipe.split(split)
+    state: State = {}
+    before = 0
+    for depth, stride in enumerate(plan.strides):
+        first, last = start // stride, (stop - 1) // stride + 1
+        if depth:
+            outer = np.arange(first, last) // (plan.strides[depth - 1] // stride) - before
+            state = {name: values[outer] for name, values in state.items()}
+        draws, before = Draws(recipe.seed, plan.name, first, last), first
+        for one in plan.draw:
+            if one.level == depth:
+                state[one.name] = draw_values(recipe, plan, one, draws, state)
+    return state
+
+
 def trace(recipe: Recipe, split: str | None, index: int) -> xr.Dataset:
     """One sample with every variable that the chain makes, kept or not: dims ``("sample", ...)``, size 1."""
     plan = recipe.split(split)

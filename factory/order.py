@@ -3,12 +3,16 @@
 An epoch is a keyed permutation of the sample indices, evaluated where it is asked for, so the order of 10**12 samples
 needs no table.  It is a function of (seed, epoch) alone: ranks take slices of one global batch and loader workers take
 turns with whole batches, hence neither their number nor a restart changes which samples follow which.
+
+What lies far away is read in lanes: neighbouring samples form groups (shards), the groups are dealt out to `LANES`
+lanes, and an epoch takes a sample from each lane in turn.  A batch is then made of few groups, and each is soon done.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from functools import lru_cache
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +22,7 @@ from factory.draws import address, permute
 Indices = NDArray[np.int64]
 Mask = NDArray[np.bool_]
 Tail = Literal["drop", "pad"]
+LANES = 64  # groups that are read at the same time, by all ranks together; another number is another order
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,7 @@ class Order:
     tail : what happens to the last samples of an epoch that do not fill a batch.  ``"drop"``: they are left out
         (training).  ``"pad"``: the batch is filled with copies of its last sample, and a mask tells them apart
         (evaluation).
+    group : samples of a group, for an order in lanes; 0 for one over all samples
     """
 
     samples: int
@@ -40,6 +46,7 @@ class Order:
     seed: int = 0
     shuffle: bool = True
     tail: Tail = "drop"
+    group: int = 0
 
     def __post_init__(self) -> None:
         if self.batch < 1:
@@ -69,6 +76,8 @@ class Order:
         """Sample indices at the given positions of an epoch; same shape."""
         if not self.shuffle:
             return np.asarray(positions, dtype=np.int64)
+        if self.group:
+            return _lanes(self.samples, self.group, self.seed, epoch).indices(positions)
         return permute(positions, self.samples, address("order", self.seed, epoch))
 
     def positions(self, consumed: int, number: int, rank: int = 0, world: int = 1) -> tuple[Indices, Mask]:
@@ -80,7 +89,10 @@ class Order:
         """
         first, last = share(self.batch, rank, world)
         start = consumed + number * self.batch
-        positions = np.arange(start + first, start + last, dtype=np.int64)
+        places = np.arange(self.batch, dtype=np.int64)
+        if self.group and self.shuffle:  # a rank takes neighbouring lanes, so that no other reads their groups
+            places = places[np.argsort((start + places) % LANES, kind="stable")]
+        positions = start + places[first:last]
         mask = positions < self.samples
         return np.minimum(positions, self.samples - 1), mask
 
@@ -90,6 +102,74 @@ class Order:
         """Sample indices and mask of one rank's slice of the global batch ``number`` after ``consumed`` samples."""
         positions, mask = self.positions(consumed, number, rank, world)
         return self.indices(epoch, positions), mask
+
+
+class _Lanes(NamedTuple):
+    """How an epoch is dealt out to lanes.
+
+    Full groups are permuted; the rest, which fills none, stands in between at a place of its own.  Positions are cut
+    where lanes end: from ``starts[k]`` on the lanes ``active[k]`` take turns, each at ``offsets[k]`` of its samples.
+    """
+
+    samples: int
+    group: int
+    key: int
+    place: int  # of the rest in the sequence of groups
+    starts: Indices
+    offsets: Indices
+    active: tuple[Indices, ...]
+
+    def indices(self, positions: Indices) -> Indices:
+        """Sample indices at positions of the epoch; same shape."""
+        lane, offset = self._in_lanes(np.asarray(positions, np.int64).reshape(-1))
+        rest = self.samples % self.group
+        number, row = np.divmod(offset, self.group)
+        if rest:  # behind it, all is later by what it lacks
+            turn = self.place // LANES
+            behind = (lane == self.place % LANES) & (offset >= turn * self.group + rest)
+            number[behind], row[behind] = np.divmod(offset[behind] + self.group - rest, self.group)
+        return self._samples(number * LANES + lane, row).reshape(np.shape(positions))
+
+    def _in_lanes(self, positions: Indices) -> tuple[Indices, Indices]:
+        part = np.searchsorted(self.starts, positions, side="right") - 1
+        lane, offset = np.empty_like(positions), np.empty_like(positions)
+        for k in np.unique(part).tolist():
+            here = part == k
+            turn, which = np.divmod(positions[here] - self.starts[k], len(self.active[k]))
+            lane[here], offset[here] = self.active[k][which], self.offsets[k] + turn
+        return lane, offset
+
+    def _samples(self, sequence: Indices, row: Indices) -> Indices:
+        """Samples of groups by their place in the sequence; inside a group they are permuted, too."""
+        full, rest = divmod(self.samples, self.group)
+        out = np.empty_like(sequence)
+        for place in np.unique(sequence).tolist():
+            here, last = sequence == place, rest > 0 and place == self.place
+            if last:
+                number = full
+            else:
+                number = int(permute(np.array([place - (rest > 0 and place > self.place)]), full, self.key)[0])
+            inside = permute(row[here], rest if last else self.group, address("lane", self.key, number))
+            out[here] = number * self.group + inside
+        return out
+
+
+@lru_cache(maxsize=8)
+def _lanes(samples: int, group: int, seed: int, epoch: int) -> _Lanes:
+    key = address("order", seed, epoch)
+    full, rest = divmod(samples, group)
+    groups = full + (rest > 0)
+    place = address("rest", key) % groups
+    lane = np.arange(min(LANES, groups), dtype=np.int64)
+    length = (groups - lane + LANES - 1) // LANES * group
+    if rest:
+        length[place % LANES] -= group - rest
+    ends = np.unique(length)
+    offsets = np.concatenate([[0], ends[:-1]])
+    active = tuple(lane[length > offset] for offset in offsets.tolist())
+    counts = (ends - offsets) * np.array([len(lanes) for lanes in active])
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    return _Lanes(samples, group, key, place, starts, offsets, active)
 
 
 def share(batch: int, rank: int, world: int) -> tuple[int, int]:

@@ -12,7 +12,8 @@ import torch
 
 from factory.recipe import Recipe, load
 from factory.store import materialise
-from factory.stream import AHEAD, Batch, Stream, on_device
+from factory.stream import Batch, Stream, on_device
+from factory.stream.tensors import BUFFERS
 
 RECIPE = """\
 about: two numbers and eight echoes
@@ -54,7 +55,7 @@ def test_buffers_that_are_used_again_hold_the_same(live: bool, recipe: Recipe, s
         assert before is None or equal(before, fresh[number - 1])
         before = batch
         places.add(batch["signal"].data_ptr())
-    assert len(places) <= AHEAD + 2
+    assert len(places) <= BUFFERS
     assert len({batch["signal"].data_ptr() for batch in fresh}) == len(fresh)
 
 

@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 
 import factory
 import factory.store.layout
-from factory import stream as room
 from factory.recipe import Recipe, load
 from factory.store import DamagedStore, IncompleteStore, NoStore, StoreError, materialise, read_layout
 from factory.stream import Batch, Stream
 from factory.stream import live as live_room
 from factory.stream import stored as stored_room
+from factory.stream import tensors as room
 from factory.stream.stored import Stored, gather, is_local
 
 RECIPE = """\
@@ -90,7 +90,8 @@ def told(batch: Batch, whole: xr.Dataset) -> np.ndarray:
 
 
 def assert_is(batch: Batch, indices: np.ndarray, whole: xr.Dataset) -> None:
-    names = [name for name in batch if name != "mask"]
+    names = [name for name in batch if name not in ("mask", "sample", "epoch")]
+    assert np.array_equal(batch["sample"].numpy(), indices)
     assert sorted(names) == sorted(map(str, whole.variables))
     for name in names:
         wanted = whole.variables[name]
@@ -163,7 +164,7 @@ def test_batches_are_fresh_and_as_stored(store: Path) -> None:
     assert {name: (tuple(t.shape), t.dtype) for name, t in first.items()} == {
         "signal": ((50, 6), torch.float32), "clean": ((50, 6), torch.complex64), "t2": ((50,), torch.float32),
         "amplitude": ((50,), torch.float32), "sigma": ((50,), torch.float32), "echo_time": ((6,), torch.float64),
-        "mask": ((50,), torch.bool),
+        "mask": ((50,), torch.bool), "sample": ((50,), torch.int64), "epoch": ((50,), torch.int64),
     }
     assert first["echo_time"].data_ptr() != last["echo_time"].data_ptr()
     kept = last["signal"].clone()
@@ -385,7 +386,7 @@ def test_a_file_cut_while_it_is_read_is_named(copy: Path, small: bool, monkeypat
 
 def test_unfinished_absent_and_changed_stores_are_refused(copy: Path, recipe: Recipe, tmp_path: Path) -> None:
     stream = Stream(copy, "train", batch=10)
-    layout = stream.layout
+    layout = stream.members[0].layout
     assert layout is not None
     shutil.rmtree(copy)
     with pytest.raises(NoStore, match=r"copy\.zarr"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from factory.store.commit import standing
+from factory.store.commit import Commit, standing
 from factory.store.errors import DamagedStore, IncompleteStore, NoStore, StoreError
 from factory.store.files import Place, each, fault, place, readable
 from factory.store.finish import read_manifest
@@ -136,8 +136,12 @@ def _item(name: str, document: dict[str, Any], per_shard: int) -> Bulk | Scalar 
     return Bulk(name, unit, dtype, dims[1:], shape[1:], per_shard, chunk)
 
 
-def read_layout(store: str | Place, split: str | None = None) -> Layout:
-    """The layout of one split of a finished store, as readers of its shard files need it.
+def read_layout(store: str | Place, split: str | None = None, *, finished: bool = True) -> Layout:
+    """The layout of one split of a store, as readers of its shard files need it.
+
+    Parameters
+    ----------
+    finished : refuse a store that is not; otherwise look at its `commits` before its shards
 
     Raises
     ------
@@ -151,10 +155,16 @@ def read_layout(store: str | Place, split: str | None = None) -> Layout:
         split = next(iter(root.splits))
     if split is None or split not in root.splits:
         raise ValueError(f"{store} has the splits {', '.join(root.splits)}; {split!r} is not one of them")
-    if read_manifest(store) is None:
+    if finished and read_manifest(store) is None:
         raise _refusal(store)
     preflight(store, root)
     return plan_of(store, root, split)
+
+
+def commits(plan: Layout) -> Iterator[Commit]:
+    """What is made of a split, shard by shard, with the scalars of its samples."""
+    looked = each(plan.store, partial(standing, plan, payload=True), range(plan.shards))
+    return (commit for commit in looked if commit is not None)
 
 
 def _refusal(store: str | Place) -> StoreError:

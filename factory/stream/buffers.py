@@ -1,28 +1,16 @@
-"""Where batches are put: into fresh memory, or into page-locked buffers that are used again, for the way to a GPU."""
+"""Page-locked buffers that are used again, for the way to a GPU."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import Protocol
 
 import numpy as np
 import torch
 
+from factory.stream.memory import Allocate
 from factory.units import Array
 
 Batch = dict[str, torch.Tensor]
-
-
-class Allocate(Protocol):
-    """Memory for one variable of a batch."""
-
-    def __call__(self, name: str, shape: tuple[int, ...], dtype: str) -> Array:
-        """An array of that shape, of any content."""
-
-
-def fresh(name: str, shape: tuple[int, ...], dtype: str) -> Array:
-    """Memory that nobody else has."""
-    return np.empty(shape, dtype)
 
 
 class Ring:

@@ -9,7 +9,7 @@ import numpy as np
 from factory.floor import make
 from factory.order import Indices
 from factory.recipe import Recipe
-from factory.stream.buffers import Allocate, fresh
+from factory.stream.memory import Allocate, fresh
 from factory.units import Array
 
 

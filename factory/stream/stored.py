@@ -14,6 +14,7 @@ import mmap
 import os
 import resource
 from collections import OrderedDict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache, cached_property
 from math import prod
@@ -30,7 +31,7 @@ from factory.order import Indices
 from factory.store import DamagedStore, coordinate_values
 from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
-from factory.stream.buffers import Allocate, fresh
+from factory.stream.memory import Allocate, fresh
 from factory.units import Array
 
 Verify = Literal["once", "always", "never"]
@@ -146,10 +147,12 @@ class Stored:
     ----------
     verify : when a sample's checksum is looked at: the first time that its chunk is read, always, or never
     seen : which chunks of each array were found right, a flag each; kept by whoever makes one reader after the other
+    held : scalars of all samples that lie in no file, because the store is not finished
     """
 
-    def __init__(self, layout: Layout, verify: Verify = "once", seen: dict[str, Array] | None = None) -> None:
-        self.layout, self.fields, self.verify = layout, fields_of(layout), verify
+    def __init__(self, layout: Layout, verify: Verify = "once", seen: dict[str, Array] | None = None,
+                 held: Mapping[str, Array] | None = None) -> None:
+        self.layout, self.fields, self.verify, self.held = layout, fields_of(layout), verify, held or {}
         self.seen: dict[str, Array] = {} if seen is None else seen
         self.files: OrderedDict[tuple[str, int, bool], File] = OrderedDict()
         self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
@@ -168,6 +171,8 @@ class Stored:
 
     def _field(self, field: Field, indices: Indices, allocate: Allocate) -> Array:
         out = allocate(field.name, (len(indices), *field.shape), field.dtype)
+        if field.name in self.held:
+            return np.take(self.held[field.name], indices, out=out)
         rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
         numbers, rows = np.divmod(indices, field.per_file)
         offsets = field.offsets(rows)

@@ -1,0 +1,278 @@
+"""Batches of NumPy arrays, from a store or live from a recipe: the same samples in the same order, bit for bit.
+
+The order is arithmetic (`factory.order`), so a shuffle costs no memory and any number of ranks and loader workers reads
+the same one.
+
+While a batch is used, one thread reads the next; it lives as long as an iteration, and so do all open files.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import Any
+
+import numpy as np
+
+from factory.order import Order, Tail, share, turns
+from factory.recipe import Recipe
+from factory.stream.agenda import Agenda, Mixed, Part, Single, Standing, standing_of, state_of
+from factory.stream.choice import Where
+from factory.stream.members import Member, Opened, Source, require_alike
+from factory.stream.memory import Allocate, fresh
+from factory.stream.stored import Verify
+from factory.units import Array
+
+State = dict[str, Any]
+Arrays = dict[str, Array]
+From = str | os.PathLike[str] | Recipe
+AHEAD = 2  # batches that are read before they are asked for
+
+
+class Batches:
+    """An iterable over batches; one pass is one epoch.
+
+    Parameters
+    ----------
+    source : path of a finished store, a `Recipe`, or a list of `Member` to mix
+        A recipe makes its samples live, in the thread that reads ahead.
+    split : which split; needed where there is more than one
+    batch : samples of a *global* batch; rank r of w gets the r-th of w slices of it
+    seed : of the order of the samples
+    shuffle : every epoch in a random order of all samples (True), in their own order (False), or in ``"lanes"``: a few
+        shards at a time, for file systems that take long to find a sample
+    tail : ``"drop"`` the samples that do not fill the last batch, or ``"pad"`` it with copies and add a ``mask``
+    epochs : epochs of one pass
+    where : scalar -> (from, to): only samples whose scalars lie in these ranges, for example
+        ``{"t1": ("500 ms", "2 s"), "snr": (10, None)}``; of a recipe, scalars that it draws
+    limit : only the first so many samples
+    partial : read what there is of an unfinished store
+    paired : members of a mixture may share a seed, and so their random numbers
+    verify : look at the checksum of what is read of a store ``"once"`` in a process, ``"always"`` or ``"never"``
+    rank, world : this process's rank among all that share the batches; 0 of 1 by default
+
+    Yields
+    ------
+    dict of fresh, contiguous arrays in the stored dtypes: variables (batch, ...), scalars (batch,), coordinates (n,)
+    under their own names; ``sample`` and ``epoch``, int64 (batch,): which sample of its split, in which epoch; of a
+    mixture ``member``, int64 (batch,); and with ``tail="pad"`` a bool ``mask`` (batch,), False for copies.
+
+    Raises
+    ------
+    factory.store.StoreError
+        The store is absent, unfinished, damaged or no longer the one that was opened; the sentence names it and, for a
+        file, the split, the array and the shard.
+    ValueError
+        No such split, scalar or sample, or members that do not fit together.
+    """
+
+    def __init__(
+        self,
+        source: From | Sequence[Member],
+        split: str | None = None,
+        *,
+        batch: int,
+        seed: int = 0,
+        shuffle: bool | str = True,
+        tail: Tail = "drop",
+        epochs: int = 1,
+        where: Where | None = None,
+        limit: int | None = None,
+        partial: bool = False,
+        paired: bool = False,
+        verify: Verify = "once",
+        rank: int | None = None,
+        world: int | None = None,
+    ) -> None:
+        several = isinstance(source, Sequence) and not isinstance(source, str)
+        _require(epochs, rank, world, shuffle, several and (split or where or limit or partial or tail != "drop"))
+        members: Any = source if several else [Member(source, split, None, where, limit, partial)]  # type: ignore[arg-type]
+        self.members = [Opened(member) for member in members]
+        self.split = self.members[0].split
+        self.samples = sum(member.samples for member in self.members)
+        require_alike(self.members, paired)
+        self.coordinates = self.members[0].coordinates  # of a batch's arrays those without a batch axis
+        self.batch, self.seed, self.shuffle, self.tail = batch, seed, shuffle, tail
+        self.epochs, self.epoch, self.verify = epochs, 0, verify
+        self.agenda = self._agenda()
+        self._seen: list[dict[str, Array]] = [{} for _ in self.members]  # chunks that were found right
+        self._given = None if rank is None or world is None else (rank, world)
+        self._start = self._reached = self._first(0)  # of the next pass; what was handed over of this one
+        share(batch, *self.place)
+
+    @property
+    def dataset_id(self) -> str:
+        """What tells these samples from all others."""
+        return " + ".join(member.dataset_id for member in self.members)
+
+    @property
+    def missing(self) -> int:
+        """Samples of unfinished stores that are still to be made."""
+        return sum(member.missing for member in self.members)
+
+    @property
+    def order(self) -> Order:
+        """The order of the samples of one source."""
+        if not isinstance(self.agenda, Single):
+            raise AttributeError("a mixture has no single order; `agenda` says what is read")
+        return self.agenda.order
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """This process's rank and the number of ranks."""
+        return self._given or (0, 1)
+
+    def __getstate__(self) -> State:
+        # A spawned worker has memory of its own
+        return self.__dict__ | {"_given": self.place, "_seen": [{} for _ in self.members]}
+
+    def __len__(self) -> int:
+        """Batches of a whole pass."""
+        return self.epochs * len(self.agenda)
+
+    def set_epoch(self, epoch: int) -> None:
+        """The epoch of the next pass; a state that was loaded for the same epoch stays."""
+        if epoch != self.epoch:
+            self.epoch, self._start = epoch, self._first(epoch)
+            self._reached = self._start
+
+    def state_dict(self, batches: int | None = None) -> State:
+        """Where the order stands after the last batch that was handed over.
+
+        Parameters
+        ----------
+        batches : batches taken from this pass; needed with loader workers, whose progress is not seen from here
+        """
+        at = self._reached if batches is None else self.agenda.after(self._start, batches)
+        if self.agenda.left(at) == 0:
+            at = self._following(at)
+        return {"dataset": self.dataset_id, "seed": self.seed, "shuffle": self.shuffle, **state_of(at)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on after the samples of a state, with any batch size and any number of ranks and workers.
+
+        Raises ValueError when the state belongs to other data or to another order.
+        """
+        own = self.state_dict()
+        for key in ("dataset", "seed", "shuffle"):
+            if state[key] != own[key]:
+                raise ValueError(f"the state is of another order: its {key} is {state[key]}, "
+                                 f"this stream's is {own[key]}")
+        at = standing_of(state)
+        if self.agenda.left(at) == 0 and at.taken:  # left refuses what no epoch has
+            at = self._following(at)
+        self.epoch, self._start, self._reached = at.epoch, at, at
+
+    def _agenda(self) -> Agenda:
+        orders = [self._order(member) for member in self.members]
+        if len(orders) == 1:
+            return Single(orders[0])
+        weights = [order.samples if member.weight is None else member.weight
+                   for member, order in zip(self.members, orders, strict=True)]
+        return Mixed(orders, lambda step: [w(step) if callable(w) else w for w in weights], self.batch, self.seed)
+
+    def _order(self, member: Opened) -> Order:
+        batch = self.batch if len(self.members) == 1 else 1
+        group = member.group if self.shuffle == "lanes" else 0
+        return Order(member.samples, batch, self.seed, bool(self.shuffle), self.tail, group)
+
+    def _first(self, epoch: int) -> Standing:
+        """Where an epoch begins: for a mixture after all that was read, or would have been, before it."""
+        if len(self.members) == 1:
+            return Standing(epoch)
+        zero = Standing(taken=(0,) * len(self.members))
+        at = getattr(self, "_start", zero)
+        if at.epoch >= epoch:
+            return self.agenda.after(zero, epoch * len(self.agenda))
+        return self.agenda.after(at, self.agenda.left(at) + (epoch - at.epoch - 1) * len(self.agenda))
+
+    def _following(self, at: Standing) -> Standing:
+        return Standing(at.epoch + 1, 0, at.step, at.taken)
+
+    def _turn(self) -> tuple[int, int]:
+        """Which of a loader's workers this process is, and of how many."""
+        return 0, 1
+
+    def _memory(self, count: int) -> Allocate:
+        """Where a batch is put."""
+        return fresh
+
+    def _handed(self, arrays: Arrays) -> Any:
+        """What a batch looks like."""
+        return arrays
+
+    def __iter__(self) -> Iterator[Any]:
+        total = self.agenda.left(self._start) + (self.epochs - 1) * len(self.agenda)
+        counts = iter(turns(total, *self._turn()))
+        process, ahead = os.getpid(), deque[Future[tuple[Arrays, Standing]]]()
+        self._reached = self._start
+        sources = [member.reader(self.verify, seen) for member, seen in zip(self.members, self._seen, strict=True)]
+        reader = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")  # its thread starts with the first job
+        try:
+            ahead.extend(self._ask(reader, sources, counts, AHEAD))
+            while ahead:
+                if os.getpid() != process:
+                    raise RuntimeError("this process was forked while the stream was read, and the thread that reads "
+                                       "stayed behind: begin a new pass")
+                batch = ahead.popleft()
+                ahead.extend(self._ask(reader, sources, counts, 1))
+                made, self._reached = batch.result()
+                yield self._handed(made)
+        finally:
+            reader.shutdown(wait=True, cancel_futures=True)
+            for source in sources:
+                source.close()
+        self.set_epoch(self.epoch + self.epochs)
+
+    def _ask(self, reader: ThreadPoolExecutor, sources: list[Source], counts: Iterator[int], most: int,
+             ) -> list[Future[tuple[Arrays, Standing]]]:
+        rank, world = self.place
+        return [reader.submit(self._batch, sources, count, rank, world) for count in islice(counts, most)]
+
+    def _batch(self, sources: list[Source], count: int, rank: int, world: int) -> tuple[Arrays, Standing]:
+        """The batch after ``count`` others of this pass, and where the order stands after it."""
+        parts, mask = self.agenda.parts(self._start, count, rank, world)
+        memory = self._memory(count)
+        if len(self.members) == 1:
+            arrays = self._read(sources, parts[0], memory)
+            arrays["epoch"] = parts[0].epochs
+        else:
+            arrays = self._mixed(sources, parts, len(mask), memory)
+        if self.tail == "pad":
+            arrays["mask"] = mask
+        return arrays, self.agenda.after(self._start, count + 1)
+
+    def _read(self, sources: list[Source], part: Part, memory: Allocate) -> Arrays:
+        indices = self.members[part.member].choice.indices(part.places)
+        arrays = sources[part.member].read(indices, memory)
+        arrays["sample"] = indices
+        return arrays
+
+    def _mixed(self, sources: list[Source], parts: list[Part], size: int, memory: Allocate) -> Arrays:
+        """The parts of all members, each sample in its row."""
+        out: Arrays = {}
+        for part in parts:
+            arrays = self._read(sources, part, fresh)
+            arrays |= {"epoch": part.epochs, "member": np.full(len(part.rows), part.member)}
+            for name, values in arrays.items():
+                if name in self.coordinates:
+                    out[name] = values
+                    continue
+                if name not in out:
+                    out[name] = memory(name, (size, *values.shape[1:]), str(values.dtype))
+                out[name][part.rows] = values
+        return out
+
+
+def _require(epochs: int, rank: int | None, world: int | None, shuffle: bool | str, misplaced: object) -> None:
+    if epochs < 1:
+        raise ValueError(f"a pass has at least one epoch, not {epochs}")
+    if (rank is None) != (world is None):
+        raise ValueError("give both rank and world, or neither")
+    if shuffle not in (True, False, "lanes"):
+        raise ValueError(f"shuffle is True, False or 'lanes', not {shuffle!r}")
+    if misplaced:
+        raise ValueError("of a mixture, each Member has its own split, where, limit and partial; its tail is 'drop'")

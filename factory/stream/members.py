@@ -1,0 +1,197 @@
+"""What a stream reads: the samples of a finished store, of an unfinished one as far as it is, or of a recipe."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+import numpy as np
+
+from factory.floor import drawn
+from factory.order import Indices
+from factory.recipe import Recipe
+from factory.store import StoreError, check, commits, read_layout, read_root, scalar_values
+from factory.store.layout import Layout, samples_per_shard
+from factory.stream.choice import Where, choose
+from factory.stream.live import Live
+from factory.stream.memory import Allocate, fresh
+from factory.stream.stored import Stored, Verify
+from factory.units import Array
+
+Weight = float | Callable[[int], float]
+BLOCK = 1 << 20  # samples whose draws are looked at together
+
+
+class Source(Protocol):
+    """Where an iteration gets its samples from; used by one thread at a time."""
+
+    def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
+        """The samples in the order asked for, (n, ...) each, in memory of ``allocate``, and the coordinates."""
+
+    def close(self) -> None:
+        """Let go of all files."""
+
+
+@dataclass(frozen=True)
+class Member:
+    """One of several sources that a stream mixes.
+
+    Parameters
+    ----------
+    source, split, where, limit, partial : as for a stream of one source
+    weight : of its samples among all, relative to the other members' weights; a function of the step (number of the
+        global batch) for a curriculum.  By default its number of samples
+    """
+
+    source: str | os.PathLike[str] | Recipe
+    split: str | None = None
+    weight: Weight | None = None
+    where: Where | None = None
+    limit: int | None = None
+    partial: bool = False
+
+
+@dataclass(frozen=True)
+class Variable:
+    """What readers see of one variable."""
+
+    dims: tuple[str, ...]
+    shape: tuple[int, ...]
+    dtype: str
+    unit: str
+
+
+class Opened:
+    """A member that was looked at: how many samples, what they look like, and how to read them.
+
+    Raises StoreError where a store may not be read, ValueError for a split or a choice that there is not.
+    """
+
+    layout: Layout | None = None
+    recipe: Recipe | None = None
+
+    def __init__(self, member: Member) -> None:
+        self.weight = member.weight
+        self.missing = 0  # samples of an unfinished store that are still to be made
+        if isinstance(member.source, Recipe):
+            self._live(member.source, member)
+        else:
+            self._stored(os.fspath(member.source), member)
+        self.samples = self.choice.samples
+        self.dataset_id += f" {self.choice.mark}" * bool(self.choice.mark)
+
+    def _live(self, recipe: Recipe, member: Member) -> None:
+        if member.partial:
+            raise ValueError("partial is for unfinished stores; a recipe makes every sample that is asked for")
+        plan = recipe.split(member.split)
+        self.recipe, self.split, self.seed = recipe, plan.name, recipe.seed
+        self.dataset_id = f"{recipe.identity}/{plan.name}/{plan.samples} live"
+        self.variables = {v.name: Variable(v.dims, v.shape, v.dtype, v.unit) for v in plan.variables.values()}
+        self.coordinates = frozenset(v.name for v in plan.variables.values() if v.coordinate)
+        self.group = samples_per_shard(plan, recipe.shard)
+        units = {d.name: d.port.unit for d in plan.draw if not d.port.dims}
+        self.choice = choose(plan.samples, partial(_drawn, recipe, plan.name), units, where=member.where,
+                             limit=member.limit)
+
+    def _stored(self, store: str, member: Member) -> None:
+        layout, made = (_partial(store, member.split) if member.partial else (read_layout(store, member.split), None))
+        self.layout, self.split, self.seed = layout, layout.split, _seed(store)
+        self.group, self.scalars = layout.per_shard, dict[str, Array]()
+        scalar: Callable[[str], Array] = partial(scalar_values, layout)
+        if made is None:
+            check(layout)
+            self.dataset_id = f"{layout.id}/{layout.split}"
+        else:
+            self.scalars, self.missing = made.scalars, int((~made.there).sum())
+            self.dataset_id, scalar = f"{layout.identity}/{layout.split} unfinished", self.scalars.__getitem__
+        self.variables = {name: _seen(layout, name) for name in layout.order}
+        self.coordinates = frozenset(layout.coordinates)
+        self.choice = choose(layout.samples, scalar, {s.name: s.unit for s in layout.scalars.values()},
+                             where=member.where, limit=member.limit, made=None if made is None else made.there)
+
+    def reader(self, verify: Verify, seen: dict[str, Array]) -> Source:
+        """Whoever reads the samples in one pass."""
+        if self.recipe is not None:
+            return Live(self.recipe, self.split)
+        assert self.layout is not None
+        if not self.missing and read_layout(self.layout.store, self.split).id != self.layout.id:
+            raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
+                             "id changed); make a new Stream")
+        return Stored(self.layout, verify, seen, self.scalars)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What there is of an unfinished store: bool (samples,), and its scalars, NaN or zero where there is nothing."""
+
+    there: Array
+    scalars: dict[str, Array]
+
+
+def _partial(store: str, split: str | None) -> tuple[Layout, _Made]:
+    layout = read_layout(store, split, finished=False)
+    made = _Made(np.zeros(layout.samples, bool),
+                 {s.name: np.zeros(layout.samples, s.dtype) for s in layout.scalars.values()})
+    for commit in commits(layout):
+        span = slice(commit.start, commit.stop)
+        made.there[span] = True
+        for name, values in made.scalars.items():
+            values[span] = commit.values(name, layout.scalars[name].dtype)
+    if not made.there.any():
+        raise StoreError(f"{store} holds no finished shard of split {layout.split} yet; wait until `factory make` "
+                         "has made one")
+    return layout, made
+
+
+def _seed(store: str) -> int:
+    """The seed that a store's recipe states."""
+    found = re.search(r"^seed: (\d+)$", read_root(store).recipe, re.MULTILINE)
+    assert found is not None  # a recipe without one was refused
+    return int(found[1])
+
+
+def _seen(layout: Layout, name: str) -> Variable:
+    item: Any = layout.item(name)
+    return Variable(getattr(item, "dims", ()), getattr(item, "shape", ()), item.dtype, item.unit)
+
+
+def _drawn(recipe: Recipe, split: str, name: str) -> Array:
+    """A drawn scalar of all samples, in its stored dtype."""
+    plan = recipe.splits[split]
+    dtype = plan.variables[name].dtype
+    return np.concatenate([drawn(recipe, split, start, min(start + BLOCK, plan.samples))[name].astype(dtype)
+                           for start in range(0, plan.samples, BLOCK)])
+
+
+def require_alike(members: list[Opened], paired: bool) -> None:
+    """Refuse to mix what does not fit together, or what would repeat the same random numbers.
+
+    Raises ValueError.
+    """
+    first = members[0]
+    for number, other in enumerate(members[1:], 1):
+        for name in {**first.variables, **other.variables}:
+            one, two = first.variables.get(name), other.variables.get(name)
+            if one != two:
+                raise ValueError(f"members 0 and {number} do not fit together: {name!r} is {_told(one)} in the one and "
+                                 f"{_told(two)} in the other; keep the same variables in both recipes")
+    places: dict[tuple[int, str], int] = {}
+    for number, member in enumerate(members):
+        before = places.setdefault((member.seed, member.split), number)
+        if before != number and not paired:
+            raise ValueError(f"members {before} and {number} have the same seed ({member.seed}) and split "
+                             f"({member.split}), so that their random numbers are the same; give one recipe another "
+                             "seed, or say paired=True where that is wanted")
+
+
+def _told(variable: Variable | None) -> str:
+    if variable is None:
+        return "missing"
+    shape = ", ".join(f"{dim} {size}" for dim, size in zip(variable.dims, variable.shape, strict=True))
+    return f"{variable.dtype} ({shape}) [{variable.unit}]"
+
+
