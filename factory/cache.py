@@ -51,11 +51,17 @@ def cpu() -> str:
     ).strip()
 
 
+def private_folder(name: str) -> Path:
+    """A folder of that name in this user's cache, readable by nobody else."""
+    folder = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mr-factory" / name
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    return folder
+
+
 def _folder() -> Path:
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "mr-factory" / "numba"
     key = sha256(f"{sources_digest()} {version('numba')} {sys.version} {cpu()}".encode()).hexdigest()[:24]
     try:
-        base.mkdir(mode=0o700, parents=True, exist_ok=True)
+        base = private_folder("numba")
         folder = base / key
         if not folder.exists():
             folder.mkdir(mode=0o700, exist_ok=True)

@@ -1,7 +1,13 @@
-"""What several tests of stores share: a small recipe, and its finished store."""
+"""What several tests of stores share: a small recipe and its finished store, and a server that speaks S3."""
 
 from __future__ import annotations
 
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -23,3 +29,39 @@ def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("undisturbed") / "store"
     materialise(recipe, path, threads=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """The address of a server that speaks S3, in a process of its own."""
+    pytest.importorskip("moto", reason="no S3 server is installed")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    server = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
+                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        until = time.monotonic() + 60
+        while True:
+            with socket.socket() as line:
+                if line.connect_ex(("127.0.0.1", port)) == 0:
+                    break
+            assert time.monotonic() < until, "the S3 server did not start"
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.terminate()
+        server.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def bucket(endpoint: str) -> Iterator[str]:
+    """An empty bucket; the environment says where it is and who asks, as for any other S3 client."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
+                            "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"}.items():
+            patch.setenv(name, value)
+        subprocess.run([sys.executable, "-W", "ignore", "-c",
+                        "import boto3; boto3.client('s3').create_bucket(Bucket='bucket')"], check=True,
+                       env=os.environ | {"AWS_DEFAULT_REGION": "us-east-1"})
+        yield "s3://bucket"

@@ -6,16 +6,13 @@ Budget: 60 s on two cores.
 from __future__ import annotations
 
 import http.server
-import os
 import random
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -40,47 +37,10 @@ from factory.store import (
     status,
 )
 from factory.store.objects import ObjectPath
-from factory.stream import Stream
 from tests.test_kill import RECIPE, tree
 
 obstore = pytest.importorskip("obstore", reason="the extra 'remote' is not installed")
 SMALL = RECIPE.replace("samples: 300", "samples: 26").replace("samples: 30}", "samples: 5}")
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    """The address of a server that speaks S3, in a process of its own."""
-    pytest.importorskip("moto", reason="no S3 server is installed")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    server = subprocess.Popen([sys.executable, "-W", "ignore", "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)],
-                              stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        until = time.monotonic() + 60
-        while True:
-            with socket.socket() as line:
-                if line.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            assert time.monotonic() < until, "the S3 server did not start"
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        server.terminate()
-        server.wait(timeout=30)
-
-
-@pytest.fixture(scope="module")
-def bucket(endpoint: str) -> Iterator[str]:
-    """An empty bucket; the environment says where it is and who asks, as for any other S3 client."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in {"AWS_ACCESS_KEY_ID": "key", "AWS_SECRET_ACCESS_KEY": "secret", "AWS_REGION": "us-east-1",
-                            "AWS_ENDPOINT_URL": endpoint, "AWS_ALLOW_HTTP": "true"}.items():
-            patch.setenv(name, value)
-        subprocess.run([sys.executable, "-W", "ignore", "-c",
-                        "import boto3; boto3.client('s3').create_bucket(Bucket='bucket')"], check=True,
-                       env=os.environ | {"AWS_DEFAULT_REGION": "us-east-1"})
-        yield "s3://bucket"
 
 
 @pytest.fixture(scope="module")
@@ -120,8 +80,6 @@ def test_made_read_and_left_alone(bucket: str, small: Recipe, sound: Path) -> No
     before = {p: p.read_bytes() for p in ObjectPath.of(store).below()}
     materialise(small, store)
     assert {p: p.read_bytes() for p in ObjectPath.of(store).below()} == before
-    with pytest.raises(StoreError, match="Stream reads folders"):
-        Stream(store, "train", batch=2)
 
 
 def test_parts_add_up_and_extend(bucket: str, small: Recipe, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ is read only.  Keys and endpoints come from the environment variables of each ve
 from __future__ import annotations
 
 import errno
+import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +27,8 @@ READ_ONLY = ("https", "http")
 T = TypeVar("T")
 R = TypeVar("R")
 LISTED = 1000  # objects of one answer to a listing
+_process: int | None = None  # that reads from object stores
+PIECE = 4 << 20  # bytes of a large object that are in memory at once
 
 
 class Found(NamedTuple):
@@ -112,6 +115,19 @@ class ObjectPath:
         """The whole object as a file in memory."""
         return BytesIO(self.read_bytes())
 
+    def read_range(self, start: int, nbytes: int) -> bytes:
+        """Some bytes of the object; OSError when it ends before them."""
+        with _told(self):
+            found = bytes(_api().get_range(_bucket(self.root), self.key, start=start, length=nbytes))
+        if len(found) != nbytes:
+            raise OSError(errno.EIO, f"it ended after {len(found)} of {nbytes} bytes at {start}", str(self))
+        return found
+
+    def pieces(self) -> Iterator[bytes]:
+        """The whole object, some MB at a time."""
+        with _told(self):
+            yield from map(bytes, _api().get(_bucket(self.root), self.key).stream(min_chunk_size=PIECE))
+
     def write_bytes(self, data: bytes | memoryview | Iterable[bytes | memoryview]) -> None:
         """Put an object in one piece; several pieces become visible together."""
         with _told(self):
@@ -175,6 +191,11 @@ def _api() -> Any:
         import obstore
     except ImportError as error:
         raise StoreError("stores at an address need one more package: pip install 'mr-factory[remote]'") from error
+    global _process
+    _process = _process or os.getpid()
+    if _process != os.getpid():  # the threads that speak with the other side stayed behind: it would wait for ever
+        raise StoreError("this process was forked from one that had read from an object store; start loader workers "
+                         "with multiprocessing_context='spawn', or none: a Stream reads ahead by itself")
     return obstore
 
 

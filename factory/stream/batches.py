@@ -17,12 +17,13 @@ from typing import Any
 
 import numpy as np
 
-from factory.order import Order, Tail, share, turns
+from factory.order import LANES, Order, Tail, share, turns
 from factory.recipe import Recipe
 from factory.stream.agenda import Agenda, Mixed, Part, Single, Standing, standing_of, state_of
 from factory.stream.choice import Where
 from factory.stream.members import Member, Opened, Source, require_alike
 from factory.stream.memory import Allocate, fresh
+from factory.stream.remote import CACHE_BYTES, Remote
 from factory.stream.stored import Verify
 from factory.units import Array
 
@@ -52,6 +53,8 @@ class Batches:
     partial : read what there is of an unfinished store
     paired : members of a mixture may share a seed, and so their random numbers
     verify : look at the checksum of what is read of a store ``"once"`` in a process, ``"always"`` or ``"never"``
+    cache_bytes : how much of a store at an address (``s3://...``) may lie on this machine, in a folder of this user's
+        cache; such a store is always read in lanes
     rank, world : this process's rank among all that share the batches; 0 of 1 by default
 
     Yields
@@ -84,6 +87,7 @@ class Batches:
         partial: bool = False,
         paired: bool = False,
         verify: Verify = "once",
+        cache_bytes: int = CACHE_BYTES,
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
@@ -96,7 +100,7 @@ class Batches:
         require_alike(self.members, paired)
         self.coordinates = self.members[0].coordinates  # of a batch's arrays those without a batch axis
         self.batch, self.seed, self.shuffle, self.tail = batch, seed, shuffle, tail
-        self.epochs, self.epoch, self.verify = epochs, 0, verify
+        self.epochs, self.epoch, self.verify, self.cache_bytes = epochs, 0, verify, cache_bytes
         self.agenda = self._agenda()
         self._seen: list[dict[str, Array]] = [{} for _ in self.members]  # chunks that were found right
         self._given = None if rank is None or world is None else (rank, world)
@@ -176,7 +180,7 @@ class Batches:
 
     def _order(self, member: Opened) -> Order:
         batch = self.batch if len(self.members) == 1 else 1
-        group = member.group if self.shuffle == "lanes" else 0
+        group = member.group if self.shuffle == "lanes" or (self.shuffle and member.far) else 0
         return Order(member.samples, batch, self.seed, bool(self.shuffle), self.tail, group)
 
     def _first(self, epoch: int) -> Standing:
@@ -209,7 +213,8 @@ class Batches:
         counts = iter(turns(total, *self._turn()))
         process, ahead = os.getpid(), deque[Future[tuple[Arrays, Standing]]]()
         self._reached = self._start
-        sources = [member.reader(self.verify, seen) for member, seen in zip(self.members, self._seen, strict=True)]
+        sources = [member.reader(self.verify, seen, self.cache_bytes)
+                   for member, seen in zip(self.members, self._seen, strict=True)]
         reader = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")  # its thread starts with the first job
         try:
             ahead.extend(self._ask(reader, sources, counts, AHEAD))
@@ -239,11 +244,19 @@ class Batches:
         if len(self.members) == 1:
             arrays = self._read(sources, parts[0], memory)
             arrays["epoch"] = parts[0].epochs
+            self._expect(sources[0], count, rank, world)
         else:
             arrays = self._mixed(sources, parts, len(mask), memory)
         if self.tail == "pad":
             arrays["mask"] = mask
         return arrays, self.agenda.after(self._start, count + 1)
+
+    def _expect(self, source: Source, count: int, rank: int, world: int) -> None:
+        """Let what lies far away come before it is needed: while half of the shards that are open are read."""
+        if isinstance(source, Remote):
+            ahead = max(1, self.members[0].group * LANES // (2 * self.batch))
+            (part,), _ = self.agenda.parts(self._start, count + ahead, rank, world)
+            source.expect(self.members[0].choice.indices(part.places), ahead)
 
     def _read(self, sources: list[Source], part: Part, memory: Allocate) -> Arrays:
         indices = self.members[part.member].choice.indices(part.places)

@@ -19,6 +19,7 @@ from factory.store.layout import Layout, samples_per_shard
 from factory.stream.choice import Where, choose
 from factory.stream.live import Live
 from factory.stream.memory import Allocate, fresh
+from factory.stream.remote import Remote
 from factory.stream.stored import Stored, Verify
 from factory.units import Array
 
@@ -113,7 +114,12 @@ class Opened:
         self.choice = choose(layout.samples, scalar, {s.name: s.unit for s in layout.scalars.values()},
                              where=member.where, limit=member.limit, made=None if made is None else made.there)
 
-    def reader(self, verify: Verify, seen: dict[str, Array]) -> Source:
+    @property
+    def far(self) -> bool:
+        """Whether the samples lie in an object store."""
+        return self.layout is not None and "://" in self.layout.store
+
+    def reader(self, verify: Verify, seen: dict[str, Array], cache_bytes: int) -> Source:
         """Whoever reads the samples in one pass."""
         if self.recipe is not None:
             return Live(self.recipe, self.split)
@@ -121,6 +127,8 @@ class Opened:
         if not self.missing and read_layout(self.layout.store, self.split).id != self.layout.id:
             raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
                              "id changed); make a new Stream")
+        if self.far:
+            return Remote(self.layout, verify, seen, cache_bytes)
         return Stored(self.layout, verify, seen, self.scalars)
 
 
@@ -133,6 +141,8 @@ class _Made:
 
 
 def _partial(store: str, split: str | None) -> tuple[Layout, _Made]:
+    if "://" in store:
+        raise ValueError(f"{store} is read once it is finished; partial is for folders")
     layout = read_layout(store, split, finished=False)
     made = _Made(np.zeros(layout.samples, bool),
                  {s.name: np.zeros(layout.samples, s.dtype) for s in layout.scalars.values()})

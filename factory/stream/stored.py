@@ -148,19 +148,21 @@ class Stored:
     verify : when a sample's checksum is looked at: the first time that its chunk is read, always, or never
     seen : which chunks of each array were found right, a flag each; kept by whoever makes one reader after the other
     held : scalars of all samples that lie in no file, because the store is not finished
+    folder : where the files lie, if not in the store
     """
 
     def __init__(self, layout: Layout, verify: Verify = "once", seen: dict[str, Array] | None = None,
-                 held: Mapping[str, Array] | None = None) -> None:
+                 held: Mapping[str, Array] | None = None, folder: Path | None = None) -> None:
         self.layout, self.fields, self.verify, self.held = layout, fields_of(layout), verify, held or {}
         self.seen: dict[str, Array] = {} if seen is None else seen
         self.files: OrderedDict[tuple[str, int, bool], File] = OrderedDict()
         self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
-        self.local = is_local(Path(layout.store))
+        self.folder = folder or Path(layout.store)
+        self.local = is_local(self.folder)
         self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
     def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
-        arrays = {field.name: self._field(field, indices, allocate) for field in self.fields}
+        arrays = {field.name: self.field(field, indices, allocate) for field in self.fields}
         arrays |= {name: np.array(values) for name, values in self.coordinates.items()}
         return {name: arrays[name] for name in self.layout.order}
 
@@ -169,7 +171,7 @@ class Stored:
             file.close()
         self.files.clear()
 
-    def _field(self, field: Field, indices: Indices, allocate: Allocate) -> Array:
+    def field(self, field: Field, indices: Indices, allocate: Allocate) -> Array:
         out = allocate(field.name, (len(indices), *field.shape), field.dtype)
         if field.name in self.held:
             return np.take(self.held[field.name], indices, out=out)
@@ -206,7 +208,7 @@ class Stored:
             payload: Any = sample[piece * whole : (piece + 1) * whole].data if field.chunk_samples == 1 else (
                 file.bytes_at(offset, whole))
             if crc32c(payload) != int.from_bytes(file.bytes_at(offset + whole, CRC_BYTES), "little"):
-                raise self._damaged(field, number, ValueError("a checksum does not hold"))
+                raise self.damaged(field, number, ValueError("a checksum does not hold"))
 
     def _in_memory(self, field: Field, numbers: Indices, offsets: Indices) -> bool:
         """Whether the system holds the first pages of some of the samples of a batch."""
@@ -234,7 +236,7 @@ class Stored:
                 try:
                     self._read_sample(field, file, offset, out[row].data)
                 except OSError as error:
-                    raise self._damaged(field, number, error) from error
+                    raise self.damaged(field, number, error) from error
 
     def _read_sample(self, field: Field, file: File, offset: int, row: memoryview) -> None:
         part = field.sample_bytes // field.pieces
@@ -249,22 +251,31 @@ class Stored:
                 if mapped:
                     self.files[key].check()
             else:
-                self.files[key] = File(self._path(field, number), self._size(field, number), mapped)
+                self.files[key] = File(self.path(field, number), self._size(field, number), mapped)
                 while len(self.files) > self.most:
                     self.files.popitem(last=False)
         except (OSError, ValueError) as error:
-            raise self._damaged(field, number, error) from error
+            raise self.damaged(field, number, error) from error
         return self.files[key]
 
-    def _damaged(self, field: Field, number: int, error: Exception) -> DamagedStore:
+    def damaged(self, field: Field, number: int, error: Exception) -> DamagedStore:
         return DamagedStore(
             f"{self.layout.store}: split {self.layout.split}, array {field.name}, shard {number} cannot be read: "
             f"{error}; run `factory repair {self.layout.store}`"
         )
 
-    def _path(self, field: Field, number: int) -> Path:
-        return Path(self.layout.store, self.layout.split, field.name,
-                    f"c.{number}" if field.scalar else self.layout.bulk[field.name].key(number))
+    def path(self, field: Field, number: int) -> Path:
+        return self.folder / self.layout.split / field.name / self.key(field, number)
+
+    def key(self, field: Field, number: int) -> str:
+        return f"c.{number}" if field.scalar else self.layout.bulk[field.name].key(number)
+
+    def forget(self, field: Field, number: int) -> None:
+        """Close a file that is about to go."""
+        for mapped in (False, True):
+            file = self.files.pop((field.name, number, mapped), None)
+            if file is not None:
+                file.close()
 
     def _size(self, field: Field, number: int) -> int:
         return field.stride if field.scalar else self.layout.sizes(number)[field.name]
