@@ -567,11 +567,11 @@ def totals(flat: Any) -> Any:
     whole = len(flat) // LANES * LANES
     for i in range(0, whole, LANES):
         for lane in range(LANES):
-            x = float(flat[i + lane])
+            x = np.float64(flat[i + lane])  # `float` leaves a float32 what it is
             added[lane] += x
             squared[lane] += x * x
     for i in range(whole, len(flat)):
-        x = float(flat[i])
+        x = np.float64(flat[i])
         added[i - whole] += x
         squared[i - whole] += x * x
     even = odd = squares = 0.0

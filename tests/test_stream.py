@@ -273,7 +273,10 @@ def test_epochs_follow_each_other(store: Path, whole: xr.Dataset) -> None:
 
 def test_the_state_counts_what_was_handed_over(store: Path) -> None:
     stream = Stream(store, "train", batch=10, seed=6)
-    assert stream.state_dict() == {"dataset": stream.dataset_id, "seed": 6, "shuffle": True, "epoch": 0, "consumed": 0}
+    assert stream.state_dict() == {
+        "dataset": stream.dataset_id, "seed": 6, "shuffle": True, "epoch": 0, "consumed": 0, "samples": N,
+        "recipe": f"{stream.members[0].identity}/train",
+    }
     for number, _ in enumerate(stream):
         state = stream.state_dict()
         if number < 9:

@@ -7,7 +7,7 @@ weight; a member that runs out begins its next epoch, and what all members' samp
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -22,10 +22,14 @@ Weigh = Callable[[int], Sequence[float]]
 
 @dataclass(frozen=True)
 class Standing:
-    """Where an order stands: samples ``consumed`` of an epoch; of a mixture also its step and each member's samples."""
+    """Where an order stands: samples ``consumed`` of an epoch; of a mixture also its step and each member's samples.
+
+    ``samples`` is how many this one epoch has where the store has grown since it began, else 0.
+    """
 
     epoch: int = 0
     consumed: int = 0
+    samples: int = 0
     step: int = 0
     taken: tuple[int, ...] = ()
 
@@ -66,7 +70,10 @@ class Single:
         return len(self.order)
 
     def left(self, at: Standing) -> int:
-        return self.order.batches_from(at.consumed)
+        return self._order(at, at.epoch).batches_from(at.consumed)
+
+    def _order(self, at: Standing, epoch: int) -> Order:
+        return replace(self.order, samples=at.samples) if at.samples and epoch == at.epoch else self.order
 
     def _where(self, at: Standing, count: int) -> tuple[int, int, int]:
         """(epoch, batch number, samples left out before batch 0) of the batch after ``count`` more."""
@@ -80,11 +87,14 @@ class Single:
         if count == 0:
             return at
         epoch, number, start = self._where(at, count - 1)
-        return Standing(epoch, min(start + (number + 1) * self.order.batch, self.order.samples))
+        samples = self._order(at, epoch).samples
+        consumed = min(start + (number + 1) * self.order.batch, samples)
+        return Standing(epoch, consumed, at.samples if epoch == at.epoch else 0)
 
     def parts(self, at: Standing, count: int, rank: int, world: int) -> tuple[list[Part], Mask]:
         epoch, number, start = self._where(at, count)
-        indices, mask = self.order.batch_at(epoch, number, consumed=start, rank=rank, world=world)
+        order = self._order(at, epoch)
+        indices, mask = order.batch_at(epoch, number, consumed=start, rank=rank, world=world)
         return [Part(0, indices, np.full(len(indices), epoch), np.arange(len(indices)))], mask
 
 
@@ -127,8 +137,8 @@ class Mixed:
         counts = np.bincount(self._members(at), minlength=len(self.orders))
         taken = tuple((np.array(at.taken) + counts).tolist())
         if at.consumed + 2 * self.batch > self.samples:  # no whole batch is left behind this one
-            return Standing(at.epoch + 1, 0, at.step + 1, taken)
-        return Standing(at.epoch, at.consumed + self.batch, at.step + 1, taken)
+            return Standing(at.epoch + 1, 0, step=at.step + 1, taken=taken)
+        return Standing(at.epoch, at.consumed + self.batch, step=at.step + 1, taken=taken)
 
     def _members(self, at: Standing) -> Indices:
         """Whose each place of a batch is."""
@@ -168,5 +178,5 @@ def state_of(at: Standing) -> dict[str, Any]:
 
 def standing_of(state: Any) -> Standing:
     """The same from a checkpoint."""
-    return Standing(int(state["epoch"]), int(state["consumed"]), int(state.get("step", 0)),
-                    tuple(int(n) for n in state.get("taken", ())))
+    return Standing(int(state["epoch"]), int(state["consumed"]), step=int(state.get("step", 0)),
+                    taken=tuple(int(n) for n in state.get("taken", ())))

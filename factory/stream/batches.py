@@ -12,24 +12,29 @@ import os
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+import xarray as xr
 
 from factory.order import LANES, Order, Tail, share, turns
 from factory.recipe import Recipe
 from factory.stream.agenda import Agenda, Mixed, Part, Single, Standing, standing_of, state_of
 from factory.stream.choice import Where
+from factory.stream.labels import labelled
 from factory.stream.members import Member, Opened, Source, require_alike
 from factory.stream.memory import Allocate, fresh
 from factory.stream.remote import CACHE_BYTES, Remote
 from factory.stream.stored import Verify
+from factory.stream.transforms import Random, Transform, applied
 from factory.units import Array
 
 State = dict[str, Any]
 Arrays = dict[str, Array]
 From = str | os.PathLike[str] | Recipe
+OnExtend = Literal["refuse", "finish epoch"]
 AHEAD = 2  # batches that are read before they are asked for
 
 
@@ -55,6 +60,9 @@ class Batches:
     verify : look at the checksum of what is read of a store ``"once"`` in a process, ``"always"`` or ``"never"``
     cache_bytes : how much of a store at an address (``s3://...``) may lie on this machine, in a folder of this user's
         cache; such a store is always read in lanes
+    transforms : functions ``(batch, random) -> batch`` (`factory.stream.transforms`), in the thread that reads ahead
+    on_extend : what to do about a store that has grown since this stream, or its state, was made: ``"refuse"`` it, or
+        ``"finish epoch"`` with the samples that it began with and take all from the next epoch on
     rank, world : this process's rank among all that share the batches; 0 of 1 by default
 
     Yields
@@ -88,6 +96,8 @@ class Batches:
         paired: bool = False,
         verify: Verify = "once",
         cache_bytes: int = CACHE_BYTES,
+        transforms: Sequence[Transform] = (),
+        on_extend: OnExtend = "refuse",
         rank: int | None = None,
         world: int | None = None,
     ) -> None:
@@ -101,6 +111,7 @@ class Batches:
         self.coordinates = self.members[0].coordinates  # of a batch's arrays those without a batch axis
         self.batch, self.seed, self.shuffle, self.tail = batch, seed, shuffle, tail
         self.epochs, self.epoch, self.verify, self.cache_bytes = epochs, 0, verify, cache_bytes
+        self.transforms, self.on_extend = tuple(transforms), on_extend
         self.agenda = self._agenda()
         self._seen: list[dict[str, Array]] = [{} for _ in self.members]  # chunks that were found right
         self._given = None if rank is None or world is None else (rank, world)
@@ -153,7 +164,8 @@ class Batches:
         at = self._reached if batches is None else self.agenda.after(self._start, batches)
         if self.agenda.left(at) == 0:
             at = self._following(at)
-        return {"dataset": self.dataset_id, "seed": self.seed, "shuffle": self.shuffle, **state_of(at)}
+        return {"dataset": self.dataset_id, "seed": self.seed, "shuffle": self.shuffle, "recipe": self._recipe,
+                "samples": at.samples or self.samples, **state_of(at)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on after the samples of a state, with any batch size and any number of ranks and workers.
@@ -161,14 +173,41 @@ class Batches:
         Raises ValueError when the state belongs to other data or to another order.
         """
         own = self.state_dict()
-        for key in ("dataset", "seed", "shuffle"):
+        grown = self._has_grown(state)
+        for key in ("seed", "shuffle", "recipe" if grown and self.on_extend == "finish epoch" else "dataset"):
             if state[key] != own[key]:
+                hint = "; it was extended since: on_extend='finish epoch' goes on with it" if grown else ""
                 raise ValueError(f"the state is of another order: its {key} is {state[key]}, "
-                                 f"this stream's is {own[key]}")
-        at = standing_of(state)
+                                 f"this stream's is {own[key]}{hint}")
+        at = replace(standing_of(state), samples=int(state["samples"]) if grown else 0)
         if self.agenda.left(at) == 0 and at.taken:  # left refuses what no epoch has
             at = self._following(at)
         self.epoch, self._start, self._reached = at.epoch, at, at
+
+    @property
+    def _recipe(self) -> str:
+        """What an extended store has in common with what it was."""
+        return " + ".join(f"{member.identity}/{member.split}" for member in self.members)
+
+    def _has_grown(self, state: Mapping[str, Any]) -> bool:
+        """Whether a state is of this store when it had fewer samples; its samples are those of its recipe."""
+        one = len(self.members) == 1 and not self.members[0].choice.mark and not state.get("taken")
+        return one and state["recipe"] == self._recipe and state["samples"] < self.samples
+
+    def _open(self) -> list[Source]:
+        """Readers of all members; members that have grown are looked at anew."""
+        if self.on_extend == "finish epoch" and len(self.members) == 1 and self.members[0].has_changed():
+            state = self.state_dict(0)
+            self.members = [Opened(self.members[0].member)]
+            self.samples, self._seen = self.members[0].samples, [{}]
+            self.agenda = self._agenda()
+            self.load_state_dict(state)
+        return [member.reader(self.verify, seen, self.cache_bytes)
+                for member, seen in zip(self.members, self._seen, strict=True)]
+
+    def to_xarray(self, batch: Mapping[str, Any]) -> xr.Dataset:
+        """A batch of this stream with dims, units and coordinates, on the CPU."""
+        return labelled(batch, self.members[0].variables, self.coordinates)
 
     def _agenda(self) -> Agenda:
         orders = [self._order(member) for member in self.members]
@@ -194,7 +233,7 @@ class Batches:
         return self.agenda.after(at, self.agenda.left(at) + (epoch - at.epoch - 1) * len(self.agenda))
 
     def _following(self, at: Standing) -> Standing:
-        return Standing(at.epoch + 1, 0, at.step, at.taken)
+        return Standing(at.epoch + 1, step=at.step, taken=at.taken)
 
     def _turn(self) -> tuple[int, int]:
         """Which of a loader's workers this process is, and of how many."""
@@ -209,12 +248,11 @@ class Batches:
         return arrays
 
     def __iter__(self) -> Iterator[Any]:
+        sources = self._open()
         total = self.agenda.left(self._start) + (self.epochs - 1) * len(self.agenda)
         counts = iter(turns(total, *self._turn()))
-        process, ahead = os.getpid(), deque[Future[tuple[Arrays, Standing]]]()
+        process, ahead = os.getpid(), deque[Future[tuple[Any, Standing]]]()
         self._reached = self._start
-        sources = [member.reader(self.verify, seen, self.cache_bytes)
-                   for member, seen in zip(self.members, self._seen, strict=True)]
         reader = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")  # its thread starts with the first job
         try:
             ahead.extend(self._ask(reader, sources, counts, AHEAD))
@@ -225,7 +263,7 @@ class Batches:
                 batch = ahead.popleft()
                 ahead.extend(self._ask(reader, sources, counts, 1))
                 made, self._reached = batch.result()
-                yield self._handed(made)
+                yield made
         finally:
             reader.shutdown(wait=True, cancel_futures=True)
             for source in sources:
@@ -233,11 +271,11 @@ class Batches:
         self.set_epoch(self.epoch + self.epochs)
 
     def _ask(self, reader: ThreadPoolExecutor, sources: list[Source], counts: Iterator[int], most: int,
-             ) -> list[Future[tuple[Arrays, Standing]]]:
+             ) -> list[Future[tuple[Any, Standing]]]:
         rank, world = self.place
         return [reader.submit(self._batch, sources, count, rank, world) for count in islice(counts, most)]
 
-    def _batch(self, sources: list[Source], count: int, rank: int, world: int) -> tuple[Arrays, Standing]:
+    def _batch(self, sources: list[Source], count: int, rank: int, world: int) -> tuple[Any, Standing]:
         """The batch after ``count`` others of this pass, and where the order stands after it."""
         parts, mask = self.agenda.parts(self._start, count, rank, world)
         memory = self._memory(count)
@@ -249,7 +287,10 @@ class Batches:
             arrays = self._mixed(sources, parts, len(mask), memory)
         if self.tail == "pad":
             arrays["mask"] = mask
-        return arrays, self.agenda.after(self._start, count + 1)
+        batch = self._handed(arrays)
+        if self.transforms:
+            batch = applied(self.transforms, batch, Random(self.seed, arrays, batch["sample"]))
+        return batch, self.agenda.after(self._start, count + 1)
 
     def _expect(self, source: Source, count: int, rank: int, world: int) -> None:
         """Let what lies far away come before it is needed: while half of the shards that are open are read."""

@@ -76,7 +76,7 @@ class Opened:
     recipe: Recipe | None = None
 
     def __init__(self, member: Member) -> None:
-        self.weight = member.weight
+        self.member, self.weight = member, member.weight
         self.missing = 0  # samples of an unfinished store that are still to be made
         if isinstance(member.source, Recipe):
             self._live(member.source, member)
@@ -89,7 +89,7 @@ class Opened:
         if member.partial:
             raise ValueError("partial is for unfinished stores; a recipe makes every sample that is asked for")
         plan = recipe.split(member.split)
-        self.recipe, self.split, self.seed = recipe, plan.name, recipe.seed
+        self.recipe, self.split, self.seed, self.identity = recipe, plan.name, recipe.seed, recipe.identity
         self.dataset_id = f"{recipe.identity}/{plan.name}/{plan.samples} live"
         self.variables = {v.name: Variable(v.dims, v.shape, v.dtype, v.unit) for v in plan.variables.values()}
         self.coordinates = frozenset(v.name for v in plan.variables.values() if v.coordinate)
@@ -100,7 +100,7 @@ class Opened:
 
     def _stored(self, store: str, member: Member) -> None:
         layout, made = (_partial(store, member.split) if member.partial else (read_layout(store, member.split), None))
-        self.layout, self.split, self.seed = layout, layout.split, _seed(store)
+        self.layout, self.split, self.seed, self.identity = layout, layout.split, _seed(store), layout.identity
         self.group, self.scalars = layout.per_shard, dict[str, Array]()
         scalar: Callable[[str], Array] = partial(scalar_values, layout)
         if made is None:
@@ -119,14 +119,20 @@ class Opened:
         """Whether the samples lie in an object store."""
         return self.layout is not None and "://" in self.layout.store
 
+    def has_changed(self) -> bool:
+        """Whether the finished store that was opened is another one by now."""
+        if self.layout is None or self.member.partial:
+            return False
+        return read_layout(self.layout.store, self.split).id != self.layout.id
+
     def reader(self, verify: Verify, seen: dict[str, Array], cache_bytes: int) -> Source:
         """Whoever reads the samples in one pass."""
         if self.recipe is not None:
             return Live(self.recipe, self.split)
         assert self.layout is not None
-        if not self.missing and read_layout(self.layout.store, self.split).id != self.layout.id:
+        if self.has_changed():
             raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
-                             "id changed); make a new Stream")
+                             "id changed); make a new Stream, with on_extend='finish epoch' if it was extended")
         if self.far:
             return Remote(self.layout, verify, seen, cache_bytes)
         return Stored(self.layout, verify, seen, self.scalars)
