@@ -13,6 +13,7 @@ import torch
 from factory.recipe import Recipe, load
 from factory.store import materialise
 from factory.stream import Batch, Stream, on_device
+from factory.stream.memory import Pool
 from factory.stream.tensors import BUFFERS
 
 RECIPE = """\
@@ -77,3 +78,26 @@ def test_batches_arrive_whole_on_a_gpu(store: Path) -> None:
     assert len(seen) == len(fresh)
     assert all(equal({name: tensor.cpu() for name, tensor in batch.items()}, wanted)
                for batch, wanted in zip(seen, fresh, strict=True))
+
+
+def test_a_pool_lends_no_memory_twice() -> None:
+    """A block comes back when the last view of it is gone, and not before."""
+    pool = Pool(2)
+    first = pool("a", (40, 1000), "float32")
+    place, view = first.__array_interface__["data"][0], first[3:5].T
+    first[:] = 7
+    del first
+    second = pool("a", (40, 1000), "float32")
+    second[:] = 8
+    assert (view == 7).all()
+    del view
+    third = torch.from_numpy(pool("a", (10, 1000), "complex64"))
+    assert third.data_ptr() == place
+    kept = third[1]
+    del third
+    assert pool("a", (40, 1000), "float32").__array_interface__["data"][0] not in (place, second.ctypes.data)
+    assert kept.data_ptr() == place + 8000
+    many = [pool("a", (40, 1000), "float32") for _ in range(5)]
+    assert len({one.ctypes.data for one in many}) == 5
+    del many
+    assert len(pool.free["a"]) == 2

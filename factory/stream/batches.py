@@ -3,7 +3,8 @@
 The order is arithmetic (`factory.order`), so a shuffle costs no memory and any number of ranks and loader workers reads
 the same one.
 
-While a batch is used, one thread reads the next; it lives as long as an iteration, and so do all open files.
+While a batch is used, one thread reads the next; it lives as long as an iteration.  Open files and maps stay for the
+next pass, and go with the object.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from factory.stream.agenda import Agenda, Mixed, Part, Single, Standing, standin
 from factory.stream.choice import Where
 from factory.stream.labels import labelled
 from factory.stream.members import Member, Opened, Source, require_alike
-from factory.stream.memory import Allocate, fresh
+from factory.stream.memory import Allocate, Pool, fresh
 from factory.stream.remote import CACHE_BYTES, Remote
 from factory.stream.stored import Verify
 from factory.stream.transforms import Random, Transform, applied
@@ -114,6 +115,8 @@ class Batches:
         self.transforms, self.on_extend = tuple(transforms), on_extend
         self.agenda = self._agenda()
         self._seen: list[dict[str, Array]] = [{} for _ in self.members]  # chunks that were found right
+        self._pool = Pool(AHEAD + 2)
+        self._sources: list[Source] = []  # open as long as this lives, in one process
         self._given = None if rank is None or world is None else (rank, world)
         self._start = self._reached = self._first(0)  # of the next pass; what was handed over of this one
         share(batch, *self.place)
@@ -142,7 +145,11 @@ class Batches:
 
     def __getstate__(self) -> State:
         # A spawned worker has memory of its own
-        return self.__dict__ | {"_given": self.place, "_seen": [{} for _ in self.members]}
+        own = {"_given": self.place, "_seen": [{} for _ in self.members], "_pool": Pool(AHEAD + 2), "_sources": []}
+        return self.__dict__ | own
+
+    def __del__(self) -> None:
+        _close(getattr(self, "_sources", []))
 
     def __len__(self) -> int:
         """Batches of a whole pass."""
@@ -195,13 +202,21 @@ class Batches:
         return one and state["recipe"] == self._recipe and state["samples"] < self.samples
 
     def _open(self) -> list[Source]:
-        """Readers of all members; members that have grown are looked at anew."""
+        """Readers of all members, those of the pass before where nothing has changed; what has grown is read anew."""
+        held, self._sources = self._sources, []
         if self.on_extend == "finish epoch" and len(self.members) == 1 and self.members[0].has_changed():
             state = self.state_dict(0)
+            _close(held)
+            held = []
             self.members = [Opened(self.members[0].member)]
             self.samples, self._seen = self.members[0].samples, [{}]
             self.agenda = self._agenda()
             self.load_state_dict(state)
+        for member in self.members:
+            member.require_unchanged()
+        if held and all(source.refresh() for source in held):
+            return held
+        _close(held)
         return [member.reader(self.verify, seen, self.cache_bytes)
                 for member, seen in zip(self.members, self._seen, strict=True)]
 
@@ -241,7 +256,7 @@ class Batches:
 
     def _memory(self, count: int) -> Allocate:
         """Where a batch is put."""
-        return fresh
+        return self._pool
 
     def _handed(self, arrays: Arrays) -> Any:
         """What a batch looks like."""
@@ -264,11 +279,26 @@ class Batches:
                 ahead.extend(self._ask(reader, sources, counts, 1))
                 made, self._reached = batch.result()
                 yield made
-        finally:
+        except GeneratorExit:
             reader.shutdown(wait=True, cancel_futures=True)
-            for source in sources:
-                source.close()
+            self._keep(sources)
+            raise
+        except BaseException:
+            reader.shutdown(wait=True, cancel_futures=True)
+            _close(sources)
+            raise
+        reader.shutdown()
+        self._keep(sources)
         self.set_epoch(self.epoch + self.epochs)
+
+    def _keep(self, sources: list[Source]) -> None:
+        """Let the next pass have the readers of this one; two passes at once have their own.
+
+        A folder with what came from far away is left to whoever needs it next.
+        """
+        far = any(member.far for member in self.members)
+        spare, self._sources = (sources, []) if far else (self._sources, sources)
+        _close(spare)
 
     def _ask(self, reader: ThreadPoolExecutor, sources: list[Source], counts: Iterator[int], most: int,
              ) -> list[Future[tuple[Any, Standing]]]:
@@ -319,6 +349,11 @@ class Batches:
                     out[name] = memory(name, (size, *values.shape[1:]), str(values.dtype))
                 out[name][part.rows] = values
         return out
+
+
+def _close(sources: list[Source]) -> None:
+    for source in sources:
+        source.close()
 
 
 def _require(epochs: int, rank: int | None, world: int | None, shuffle: bool | str, misplaced: object) -> None:

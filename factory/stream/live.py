@@ -36,5 +36,9 @@ class Live:
         coordinates = {v.name: np.array(made.variables[v.name].values) for v in self.variables if v.coordinate}
         return {v.name: (arrays | coordinates)[v.name] for v in self.variables}
 
+    def refresh(self) -> bool:
+        """A recipe does not change."""
+        return True
+
     def close(self) -> None:
         """Nothing is open."""

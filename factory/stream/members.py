@@ -33,6 +33,9 @@ class Source(Protocol):
     def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
         """The samples in the order asked for, (n, ...) each, in memory of ``allocate``, and the coordinates."""
 
+    def refresh(self) -> bool:
+        """Whether another pass may use it, after letting go of all files that were exchanged."""
+
     def close(self) -> None:
         """Let go of all files."""
 
@@ -125,14 +128,17 @@ class Opened:
             return False
         return read_layout(self.layout.store, self.split).id != self.layout.id
 
+    def require_unchanged(self) -> None:
+        """Refuse a store that is another one by now."""
+        if self.has_changed():
+            raise StoreError(f"{self.member.source} is no longer the store that this stream was made for (its "
+                             "id changed); make a new Stream, with on_extend='finish epoch' if it was extended")
+
     def reader(self, verify: Verify, seen: dict[str, Array], cache_bytes: int) -> Source:
         """Whoever reads the samples in one pass."""
         if self.recipe is not None:
             return Live(self.recipe, self.split)
         assert self.layout is not None
-        if self.has_changed():
-            raise StoreError(f"{self.layout.store} is no longer the store that this stream was made for (its "
-                             "id changed); make a new Stream, with on_extend='finish epoch' if it was extended")
         if self.far:
             return Remote(self.layout, verify, seen, cache_bytes)
         return Stored(self.layout, verify, seen, self.scalars)

@@ -103,6 +103,10 @@ class Remote:
             if number not in self.here and number not in self.coming and self._room(self._weight(number)):
                 self.coming[number] = self.fetching.submit(self._fetch, number), self.reads + ahead
 
+    def refresh(self) -> bool:
+        """It serves one pass: its folder is left to whoever needs it next."""
+        return False
+
     def close(self) -> None:
         for pool in (self.asking, self.fetching):
             pool.shutdown(wait=True, cancel_futures=True)

@@ -3,8 +3,8 @@
 A sample in a shard file is a run of bytes whose address is arithmetic (`factory.store.layout`).  What a local file
 system holds in memory is copied out of memory maps by one loop a batch (measured: 1.5 times as fast as ``pread``).
 What it does not hold is read with ``pread``, announced beforehand: a disk works on many samples at once, and its
-failure is an exception instead of a signal.  Small samples are worth a map in any case.  Checksums lie between the
-samples, so their bytes are not aligned: they are copied, never viewed.
+failure is an exception instead of a signal.  Checksums lie between the samples, so their bytes are not aligned: they
+are copied, never viewed.
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from factory.stream.memory import Allocate, fresh
 from factory.units import Array
 
 Verify = Literal["once", "always", "never"]
-SMALL_BYTES = 32_768  # below this a system call for each sample costs more than the copy
 LOOKS = 4  # samples of a batch that are looked for in memory
 OPEN_FILES = 4096  # of one pass; fewer where the system allows a process fewer
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"})
@@ -87,8 +86,9 @@ class File:
     map: mmap.mmap | None = None
 
     def __init__(self, path: Path, size: int, mapped: bool) -> None:
-        self.size, self.address = size, 0
+        self.size, self.address, self.path = size, 0, path
         self.descriptor = descriptor_of(path)
+        self.mark = _mark(os.fstat(self.descriptor))
         try:
             self.check()
             if mapped:
@@ -110,6 +110,13 @@ class File:
             found = os.fstat(self.descriptor).st_size
         if found != self.size:
             raise OSError(f"it has {found} bytes instead of {self.size}")
+
+    def stands(self) -> bool:
+        """Whether the same file still lies at its place, untouched."""
+        try:
+            return _mark(os.stat(self.path, follow_symlinks=False)) == self.mark
+        except OSError:
+            return False
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         assert self.descriptor is not None
@@ -140,6 +147,10 @@ class File:
         self.close()
 
 
+def _mark(found: os.stat_result) -> tuple[int, ...]:
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
 class Stored:
     """Samples read from the files of a finished store.
 
@@ -166,6 +177,17 @@ class Stored:
         arrays |= {name: np.array(values) for name, values in self.coordinates.items()}
         return {name: arrays[name] for name in self.layout.order}
 
+    def refresh(self) -> bool:
+        """Let go of files that were exchanged or written to; what takes their place is held against its checksums."""
+        for (name, number, mapped), file in [*self.files.items()]:
+            if not file.stands():
+                del self.files[name, number, mapped]
+                file.close()
+                field = next(one for one in self.fields if one.name == name)
+                if name in self.seen:
+                    self.seen[name][number * field.chunks : (number + 1) * field.chunks] = False
+        return True
+
     def close(self) -> None:
         for file in self.files.values():  # an error that is being reported may hold on to some
             file.close()
@@ -178,8 +200,7 @@ class Stored:
         rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
         numbers, rows = np.divmod(indices, field.per_file)
         offsets = field.offsets(rows)
-        mapped = self.local and field.pieces == 1 and (
-            field.sample_bytes < SMALL_BYTES or self._in_memory(field, numbers, offsets))
+        mapped = self.local and field.pieces == 1 and self._in_memory(field, numbers, offsets)
         read = self._gather if mapped else self._pread
         read(field, numbers, offsets, rows_of_bytes)
         if self.verify != "never":
@@ -189,8 +210,7 @@ class Stored:
     def _check(self, field: Field, numbers: Indices, rows: Indices, out: Array) -> None:
         """Hold the chunks of samples that were just read against their checksums; DamagedStore names the first."""
         if field.name not in self.seen:
-            files = -(-self.layout.samples // field.per_file)
-            self.seen[field.name] = np.zeros(files * field.chunks, bool)
+            self.seen[field.name] = np.zeros(self._files_of(field) * field.chunks, bool)
         seen, chunks = self.seen[field.name], numbers * field.chunks + field.chunk_of(rows)
         fresh = np.flatnonzero(~seen[chunks]) if self.verify == "once" else np.arange(len(chunks))
         if not len(fresh):
@@ -216,12 +236,19 @@ class Stored:
         return all(in_memory(self._file(field, int(numbers[k]), mapped=True).address + int(offsets[k])) for k in some)
 
     def _gather(self, field: Field, numbers: Indices, offsets: Indices, out: Array) -> None:
-        """Copy small samples out of memory maps, one loop for all of them."""
-        distinct = np.unique(numbers)
-        which = np.searchsorted(distinct, numbers)
+        """Copy samples out of memory maps, one loop for all of them."""
+        touched = np.zeros(self._files_of(field), bool)
+        touched[numbers] = True
+        distinct = np.flatnonzero(touched).tolist()
+        addresses = np.zeros(len(touched), np.int64)
         for first in range(0, len(distinct), self.most):  # more are never open at once
-            files = [self._file(field, number, mapped=True) for number in distinct[first : first + self.most].tolist()]
-            gather(np.array([file.address for file in files]), first, which, offsets, out)
+            some = distinct[first : first + self.most]
+            addresses[some] = [self._file(field, number, mapped=True).address for number in some]
+            gather(addresses, numbers, offsets, out)
+            addresses[some] = 0
+
+    def _files_of(self, field: Field) -> int:
+        return -(-self.layout.samples // field.per_file)
 
     def _pread(self, field: Field, numbers: Indices, offsets: Indices, out: Array) -> None:
         """Read large samples where they belong, in the order in which they lie on the disk."""
@@ -331,13 +358,13 @@ _copy: Any = intrinsic(_memcpy)
 
 
 @njit(nogil=True, cache=True)
-def gather(addresses: Any, first: int, which: Any, offsets: Any, out: Any) -> None:
-    """Copy rows from the files number ``first`` and on, which begin at ``addresses``.
+def gather(addresses: Any, which: Any, offsets: Any, out: Any) -> None:
+    """Copy rows out of files that begin at ``addresses``.
 
-    Row i of ``out``, uint8 (n, bytes), lies ``offsets[i]`` into file ``which[i]``; rows of other files stay untouched.
+    Row i of ``out``, uint8 (n, bytes), lies ``offsets[i]`` into file ``which[i]``; rows of files at 0 stay untouched.
     """
     base, nbytes = out.ctypes.data, out.shape[1]
     for i in range(which.size):
-        file = which[i] - first
-        if 0 <= file < addresses.size:
-            _copy(base + i * nbytes, addresses[file] + offsets[i], nbytes)
+        address = addresses[which[i]]
+        if address != 0:
+            _copy(base + i * nbytes, address + offsets[i], nbytes)
