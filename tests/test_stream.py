@@ -294,8 +294,8 @@ def test_states_of_other_orders_are_refused(recipe: Recipe, store: Path) -> None
             stream.load_state_dict(other.state_dict())
     with pytest.raises(ValueError, match="102 of them cannot have been consumed"):
         stream.load_state_dict(stream.state_dict() | {"consumed": 102})
-    with as_worker(0, 2), pytest.raises(RuntimeError, match="main process"):
-        stream.state_dict()
+    with as_worker(0, 2):  # a loader that keeps the states of its workers
+        assert stream.state_dict()["turns"] == 0
 
 
 def test_no_thread_outlives_a_pass_and_no_file_its_stream(store: Path) -> None:
@@ -310,7 +310,7 @@ def test_no_thread_outlives_a_pass_and_no_file_its_stream(store: Path) -> None:
     assert threading.active_count() == threads
     list(stream)
     held = open_files()
-    assert files < held < files + 50
+    assert files < held < files + 60  # two descriptors for each map
     for _ in range(3):
         assert len(list(stream)) == len(list(zip(stream, stream, strict=True)))  # two passes at once
         assert (threading.active_count(), open_files()) == (threads, held)
@@ -335,7 +335,7 @@ def test_what_was_exchanged_between_passes_is_read_anew(copy: Path, whole: xr.Da
         if data == right:
             assert np.array_equal(np.concatenate([b["signal"].numpy() for b in stream]), whole.signal.values[:100])
         else:
-            with pytest.raises(DamagedStore, match="array signal, shard 3 cannot be read: a checksum"):
+            with pytest.raises(DamagedStore, match="array signal, shard 3 cannot be read: it was exchanged"):
                 list(stream)
 
 
@@ -352,7 +352,7 @@ def test_open_files_are_bounded(store: Path, monkeypatch: Any) -> None:
     before = open_files()
     for start in range(0, 96, 8):
         source.read(np.arange(start, start + 8))
-        assert open_files() <= before + 3
+        assert open_files() <= before + 2 * 3  # a map holds a descriptor of its own
     source.close()
     assert open_files() == before
 
@@ -496,7 +496,8 @@ def test_a_flipped_byte_is_named_before_its_batch(store: Path, tmp_path: Path, w
     for verify in ("once", "always"):
         stream = Stream(copy, "train", batch=4, shuffle=False, verify=verify)
         taken: list[Batch] = []
-        with pytest.raises(DamagedStore, match=rf"array {name}, shard \d.*a checksum does not hold; run `factory rep"):
+        said = rf"array {name}, shard \d.*(a checksum does not hold|it was exchanged).*; run `factory rep"
+        with pytest.raises(DamagedStore, match=said):
             taken.extend(stream)
         assert len(taken) == (4 if name == "signal" else 0), "only what comes before the damage is handed over"
     assert len(list(Stream(copy, "train", batch=4, verify="never"))) == layout.samples // 4

@@ -114,11 +114,11 @@ class Batches:
         self.epochs, self.epoch, self.verify, self.cache_bytes = epochs, 0, verify, cache_bytes
         self.transforms, self.on_extend = tuple(transforms), on_extend
         self.agenda = self._agenda()
-        self._seen: list[dict[str, Array]] = [{} for _ in self.members]  # chunks that were found right
-        self._pool = Pool(AHEAD + 2)
-        self._sources: list[Source] = []  # open as long as this lives, in one process
+        self._hold_nothing()
         self._given = None if rank is None or world is None else (rank, world)
         self._start = self._reached = self._first(0)  # of the next pass; what was handed over of this one
+        self._skip = self._turns = 0  # turns of this worker that the next pass leaves out; that were handed over
+        self._ended = False  # the pass handed over its last batch, though it was not asked for one more
         share(batch, *self.place)
 
     @property
@@ -145,8 +145,18 @@ class Batches:
 
     def __getstate__(self) -> State:
         # A spawned worker has memory of its own
-        own = {"_given": self.place, "_seen": [{} for _ in self.members], "_pool": Pool(AHEAD + 2), "_sources": []}
-        return self.__dict__ | own
+        held = ("_seen", "_pool", "_sources")
+        return {name: value for name, value in self.__dict__.items() if name not in held} | {"_given": self.place}
+
+    def __setstate__(self, state: State) -> None:
+        self.__dict__.update(state)
+        self._hold_nothing()
+
+    def _hold_nothing(self) -> None:
+        """What one process has, and keeps as long as this lives: chunks that were found right, memory, open files."""
+        self._seen: list[dict[str, Array]] = [{} for _ in self.members]
+        self._pool = Pool(AHEAD + 2)
+        self._sources: list[Source] = []
 
     def __del__(self) -> None:
         _close(getattr(self, "_sources", []))
@@ -157,9 +167,10 @@ class Batches:
 
     def set_epoch(self, epoch: int) -> None:
         """The epoch of the next pass; a state that was loaded for the same epoch stays."""
+        self._ended = False
         if epoch != self.epoch:
             self.epoch, self._start = epoch, self._first(epoch)
-            self._reached = self._start
+            self._reached, self._skip, self._turns = self._start, 0, 0
 
     def state_dict(self, batches: int | None = None) -> State:
         """Where the order stands after the last batch that was handed over.
@@ -189,7 +200,8 @@ class Batches:
         at = replace(standing_of(state), samples=int(state["samples"]) if grown else 0)
         if self.agenda.left(at) == 0 and at.taken:  # left refuses what no epoch has
             at = self._following(at)
-        self.epoch, self._start, self._reached = at.epoch, at, at
+        self.epoch, self._start, self._reached, self._ended = at.epoch, at, at, False
+        self._skip = self._turns = int(state.get("turns", 0))
 
     @property
     def _recipe(self) -> str:
@@ -263,9 +275,12 @@ class Batches:
         return arrays
 
     def __iter__(self) -> Iterator[Any]:
+        if self._ended:  # whoever knows the length of a pass stops at its last batch
+            self.set_epoch(self.epoch + self.epochs)
         sources = self._open()
         total = self.agenda.left(self._start) + (self.epochs - 1) * len(self.agenda)
-        counts = iter(turns(total, *self._turn()))
+        counts = iter(turns(total, *self._turn())[self._skip :])
+        self._turns = self._skip
         process, ahead = os.getpid(), deque[Future[tuple[Any, Standing]]]()
         self._reached = self._start
         reader = ThreadPoolExecutor(1, thread_name_prefix="factory-stream")  # its thread starts with the first job
@@ -278,6 +293,7 @@ class Batches:
                 batch = ahead.popleft()
                 ahead.extend(self._ask(reader, sources, counts, 1))
                 made, self._reached = batch.result()
+                self._turns, self._ended = self._turns + 1, not ahead
                 yield made
         except GeneratorExit:
             reader.shutdown(wait=True, cancel_futures=True)
@@ -289,6 +305,9 @@ class Batches:
             raise
         reader.shutdown()
         self._keep(sources)
+        self._end()
+
+    def _end(self) -> None:
         self.set_epoch(self.epoch + self.epochs)
 
     def _keep(self, sources: list[Source]) -> None:

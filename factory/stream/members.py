@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ from factory.stream.stored import Stored, Verify
 from factory.units import Array
 
 Weight = float | Callable[[int], float]
+CLOCK = 10_000_000  # ns by which a file system's clock may be behind
 BLOCK = 1 << 20  # samples whose draws are looked at together
 
 
@@ -80,6 +82,7 @@ class Opened:
 
     def __init__(self, member: Member) -> None:
         self.member, self.weight = member, member.weight
+        self.looked = time.time_ns() - CLOCK  # files that are younger are looked at again
         self.missing = 0  # samples of an unfinished store that are still to be made
         if isinstance(member.source, Recipe):
             self._live(member.source, member)
@@ -141,7 +144,7 @@ class Opened:
         assert self.layout is not None
         if self.far:
             return Remote(self.layout, verify, seen, cache_bytes)
-        return Stored(self.layout, verify, seen, self.scalars)
+        return Stored(self.layout, verify, seen, self.scalars, since=self.looked)
 
 
 @dataclass(frozen=True)

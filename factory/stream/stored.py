@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+import xxhash
 from crc32c import crc32c
 from numba import njit, types
 from numba.core import cgutils
@@ -29,12 +30,15 @@ from numba.extending import intrinsic
 
 from factory.order import Indices
 from factory.store import DamagedStore, coordinate_values
+from factory.store.commit import commit_path, read_commit
 from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
 from factory.stream.memory import Allocate, fresh
 from factory.units import Array
 
 Verify = Literal["once", "always", "never"]
+HASHED = 1 << 22  # bytes at a time
+NEVER = 2**63
 LOOKS = 4  # samples of a batch that are looked for in memory
 OPEN_FILES = 4096  # of one pass; fewer where the system allows a process fewer
 LOCAL = frozenset({"ext2", "ext3", "ext4", "xfs", "btrfs", "zfs", "f2fs", "bcachefs", "tmpfs", "overlay"})
@@ -80,7 +84,7 @@ def fields_of(layout: Layout) -> list[Field]:
 
 
 class File:
-    """An open file of the expected size: a descriptor, or a memory map and its address."""
+    """An open file of the expected size: a descriptor, and perhaps a memory map and its address."""
 
     descriptor: int | None = None
     map: mmap.mmap | None = None
@@ -88,7 +92,8 @@ class File:
     def __init__(self, path: Path, size: int, mapped: bool) -> None:
         self.size, self.address, self.path = size, 0, path
         self.descriptor = descriptor_of(path)
-        self.mark = _mark(os.fstat(self.descriptor))
+        found = os.fstat(self.descriptor)
+        self.mark, self.changed = _mark(found), found.st_ctime_ns
         try:
             self.check()
             if mapped:
@@ -97,19 +102,15 @@ class File:
         except (OSError, ValueError):
             self.close()
             raise
-        if mapped:
-            os.close(self.descriptor)
-            self.descriptor = None
 
     def check(self) -> None:
-        """OSError for a file that is not as long as it must be: reading a map beyond its end would kill the process."""
-        if self.map is not None:
-            found = self.map.size()
-        else:
-            assert self.descriptor is not None
-            found = os.fstat(self.descriptor).st_size
-        if found != self.size:
-            raise OSError(f"it has {found} bytes instead of {self.size}")
+        """OSError for a file that was written to since it was opened; reading a map beyond its end kills a process."""
+        assert self.descriptor is not None
+        found = os.fstat(self.descriptor)
+        if found.st_size != self.size:
+            raise OSError(f"it has {found.st_size} bytes instead of {self.size}")
+        if found.st_mtime_ns != self.mark[-1]:
+            raise OSError("it was written to while it was read")
 
     def stands(self) -> bool:
         """Whether the same file still lies at its place, untouched."""
@@ -117,6 +118,14 @@ class File:
             return _mark(os.stat(self.path, follow_symlinks=False)) == self.mark
         except OSError:
             return False
+
+    def hash(self) -> str:
+        """xxh3-128 of all its bytes."""
+        assert self.descriptor is not None
+        digest = xxhash.xxh3_128()
+        for start in range(0, self.size, HASHED):
+            digest.update(os.pread(self.descriptor, HASHED, start))
+        return digest.hexdigest()
 
     def read_into(self, buffer: memoryview, offset: int) -> None:
         assert self.descriptor is not None
@@ -160,15 +169,16 @@ class Stored:
     seen : which chunks of each array were found right, a flag each; kept by whoever makes one reader after the other
     held : scalars of all samples that lie in no file, because the store is not finished
     folder : where the files lie, if not in the store
+    since : ns since the epoch; a file that changed later is held against its commit
     """
 
     def __init__(self, layout: Layout, verify: Verify = "once", seen: dict[str, Array] | None = None,
-                 held: Mapping[str, Array] | None = None, folder: Path | None = None) -> None:
+                 held: Mapping[str, Array] | None = None, folder: Path | None = None, since: int = NEVER) -> None:
         self.layout, self.fields, self.verify, self.held = layout, fields_of(layout), verify, held or {}
         self.seen: dict[str, Array] = {} if seen is None else seen
         self.files: OrderedDict[tuple[str, int, bool], File] = OrderedDict()
         self.coordinates = {name: coordinate_values(layout, name) for name in layout.coordinates}
-        self.folder = folder or Path(layout.store)
+        self.folder, self.since = folder or Path(layout.store), since
         self.local = is_local(self.folder)
         self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
@@ -275,15 +285,25 @@ class Stored:
         try:
             if key in self.files:
                 self.files.move_to_end(key)
-                if mapped:
-                    self.files[key].check()
+                self.files[key].check()
             else:
-                self.files[key] = File(self.path(field, number), self._size(field, number), mapped)
+                self.files[key] = self._opened(field, number, mapped)
                 while len(self.files) > self.most:
                     self.files.popitem(last=False)
         except (OSError, ValueError) as error:
             raise self.damaged(field, number, error) from error
         return self.files[key]
+
+    def _opened(self, field: Field, number: int, mapped: bool) -> File:
+        """A file; one that came after the store was looked at must be what its commit says: checksums say less."""
+        file = File(self.path(field, number), self._size(field, number), mapped)
+        if file.changed > self.since and not field.scalar and file.hash() != self._committed(field, number):
+            file.close()
+            raise ValueError("it was exchanged for another file, which is not what its commit says")
+        return file
+
+    def _committed(self, field: Field, number: int) -> str:
+        return read_commit(commit_path(self.layout, number)).files[field.name][1]
 
     def damaged(self, field: Field, number: int, error: Exception) -> DamagedStore:
         return DamagedStore(

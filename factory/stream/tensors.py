@@ -60,10 +60,13 @@ class Stream(Batches, IterableDataset[Batch]):
         ----------
         batches : batches taken from this pass; needed with loader workers, whose progress is not seen from here
         """
-        if get_worker_info() is not None:
-            raise RuntimeError("a loader worker knows only its own batches; in the main process "
-                               "state_dict(batches=...) says where the order stands")
+        if get_worker_info() is not None:  # it knows its own batches only: where the pass began, and its turns since
+            return super().state_dict(0) | {"turns": self._turns}
         return super().state_dict(batches)
+
+    def _end(self) -> None:
+        if get_worker_info() is None:  # a worker's state stays that of its pass until the next one begins
+            super()._end()
 
     def __iter__(self) -> Iterator[Batch]:
         self._ring = Ring(BUFFERS) if self.pinned else None
