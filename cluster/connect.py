@@ -189,9 +189,12 @@ def _client(*where: Any, **more: Any) -> Iterator[Any]:
 
 @contextmanager
 def _quiet(level: int) -> Iterator[None]:
-    """Dask, and the loop that it runs on, tell the terminal nothing below this level."""
+    """Dask tells the terminal nothing below this level, and the loop that it runs on nothing at all.
+
+    A signal in the middle of a wait makes a callback of Dask's fail there, which is no news for anybody.
+    """
     made: Any = silence_logging_cmgr
-    with made(level), made(level, root="tornado.application"):
+    with made(level), made(logging.CRITICAL, root="tornado.application"):
         yield
 
 

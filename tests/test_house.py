@@ -16,7 +16,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # One line a storey: a room may look into its own storey and the ones before it.
 STOREYS = [
-    {"units", "numerics", "cache"},
+    {"units", "numerics", "numerics32", "cache"},
     {"special"},
     {"draws"},
     {"distributions"},
@@ -32,7 +32,7 @@ STOREYS = [
 ]
 FLOOR_OF = {room: height for height, rooms in enumerate(STOREYS) for room in rooms}
 ONLY_IN = {
-    "numba": {"numerics", "special", "draws", "distributions", "physics", "order", "stream"},
+    "numba": {"numerics", "numerics32", "special", "draws", "distributions", "physics", "order", "stream"},
     "torch": {"stream"},
     "dask": {"store", "virtual"},
     "distributed": {"store", "virtual"},

@@ -96,6 +96,25 @@ def first_echo(signal: Annotated[Array, "?u", "echo"]) -> Reference:
     return Reference(np.array(signal[:, 0], np.float64))
 
 
+@step
+def vector_norm(signal: Annotated[Array, "?u", "frame"]) -> Reference:
+    """The root mean square of each fingerprint, as the reference of the signal-to-noise ratio of the whole vector.
+
+    Parameters
+    ----------
+    signal : array, any unit, shape (sample, frame)
+
+    Returns
+    -------
+    reference : float64, unit of `signal`, shape (sample,)
+        Over a standard deviation s of each frame it is ||signal|| / ||noise||, 20 log10 of which is in dB.  Limit: one
+        frame is its own reference but for its sign.
+    """
+    squares = np.square(np.ascontiguousarray(signal, np.float64))
+    total = np.array([row.sum() for row in squares])  # row by row: a sum over all may take another order
+    return Reference(np.sqrt(total / signal.shape[1]))
+
+
 class Sigma(NamedTuple):
     """What `sigma_from_snr` returns."""
 

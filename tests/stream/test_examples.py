@@ -6,6 +6,7 @@ Budget: 25 s on two cores; the slow one 20 s more.
 from __future__ import annotations
 
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -65,7 +66,10 @@ def ddp(world: int, folder: Path) -> tuple[int, int, float]:
             process.kill()
             process.wait()
         del store
-    assert [process.returncode for process in ranks] == [0] * world, outs
+    for process, (_, errors) in zip(ranks, outs, strict=True):
+        # Now and then a thread of gloo's ends a rank that has done everything, after Python is through with it
+        late = process.returncode == -signal.SIGABRT and errors == "terminate called without an active exception\n"
+        assert process.returncode == 0 or late, outs
     steps, share, weights = re.findall(r"(\d+) steps of (\d+) of 64 samples here, weights (\S+)", outs[0][0])[0]
     return int(steps), int(share), float(weights)
 
