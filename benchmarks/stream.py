@@ -4,6 +4,7 @@
 - cold     the same from the disk, against np.memmap.take
 - order    how well it shuffles, against windows of shards
 - resume   the time to the first indices in the midst of 10**9 samples
+- growth   memory over an epoch, and open files over a thousand
 
 Each reader has a process of its own and one thread of torch; ours reads before and after each round of another, and the
 two rounds are compared with the one between them.  All readers must hand over the same samples.
@@ -346,7 +347,17 @@ def resume() -> list[dict[str, Any]]:
                 baseline=against)]  # fmt: skip
 
 
+def growth() -> list[dict[str, Any]]:
+    from foundation import told
+
+    found = told(r"maps: an epoch of (\d+) MB grew by ([\d.]+) MB(?s:.*)pread: an epoch of \d+ MB grew by ([\d.]+) MB"
+                 r"(?s:.*)a thousand epochs left (\d+) files", "tests/stream/test_growth.py")  # fmt: skip
+    against = f"with pread {found[3]} MB; an epoch of {found[1]} MB"
+    return [row("growth of memory over an epoch", float(found[2]), "MB", target="< 200", baseline=against),
+            row("files that stay open after 1,000 epochs", float(found[4]), "files", target="<= 0")]  # fmt: skip
+
+
 if __name__ == "__main__":
-    bars = {"warm": warm, "cold": cold, "order": order, "resume": resume}
+    bars = {"warm": warm, "cold": cold, "order": order, "resume": resume, "growth": growth}
     for bar in sys.argv[1:]:
         record("stream", bars[bar]())

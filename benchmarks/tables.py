@@ -11,6 +11,8 @@ ROOT = Path(__file__).parents[1]
 TOPICS = {"foundation": ("foundation", lambda row: not row["name"].startswith(("T1", "cost"))),
           "demo": ("foundation", lambda row: row["name"].startswith("T1")),
           "production": ("production", lambda row: True),
+          "stream": ("stream", lambda row: True),
+          "physics": ("physics", lambda row: True),
           "rim": ("rim", lambda row: True),
           "cost": ("foundation", lambda row: row["name"].startswith("cost"))}  # fmt: skip
 
@@ -37,7 +39,7 @@ def filled(text: str) -> str:
     return text
 
 
-PAGES = ("README.md", "docs/rim.md")
+PAGES = ("README.md", "docs/rim.md", "docs/stream.md")
 
 
 def refresh() -> None:

@@ -1,0 +1,80 @@
+"""DRONE for EPI fingerprints: python benchmarks/drone.py (about two minutes)
+
+60,000 fingerprints are made, the network is trained for 10,000 batches of 500 with fresh noise, and T1 and T2 of 10,000
+noisy test fingerprints are compared with dictionary matching.
+"""
+
+from __future__ import annotations
+
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rows import record, row
+
+from factory.recipe import load
+from factory.store import materialise
+from factory.stream import Stream
+from models.cards import systems
+from models.classical.dictionary import entries, grid, match
+from models.training import evaluate, fit
+
+BARS = {"t1": "<= 3", "t2": "<= 6"}
+SLICE = 128 * 128  # voxels
+
+
+def rates(task: Any, recipe: Any, store: Path) -> list[dict[str, Any]]:
+    """Fingerprints a second into the trainer, and a slice by the network against matching."""
+    rows = []
+    for what, source in (("stored", store), ("live", recipe)):
+        stream = Stream(source, "train", batch=500, seed=1)
+        list(stream)
+        begun = time.perf_counter()
+        count = sum(len(batch["t1"]) for batch in stream)
+        rows.append(row(f"DRONE, fingerprints into the trainer, {what}", count / (time.perf_counter() - begun), "1/s"))
+    signal = next(iter(Stream(recipe, "train", batch=SLICE)))["signal"]
+    values = grid(t1=np.linspace(0.1, 3.0, 60), t2=np.geomspace(0.02, 0.5, 60))
+    atoms = entries(recipe, "clean", {k: v[values["t2"] < values["t1"]] for k, v in values.items()})
+    seconds = {}
+    for name, call in (("DRONE", lambda: task.predict({"signal": signal})),
+                       ("matching", lambda: match(signal.numpy(), atoms))):  # fmt: skip
+        call()
+        begun = time.perf_counter()
+        call()
+        seconds[name] = time.perf_counter() - begun
+    against = f"matching of {len(atoms)} entries {1e3 * seconds['matching']:.0f} ms, as many threads"
+    rows.append(row(f"DRONE, a slice of {SLICE} voxels", 1e3 * seconds["DRONE"], "ms", baseline=against))
+    return rows
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    recipe, card, rows = load("drone_epi"), systems()["drone"], []
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        store = Path(folder, "store")
+        materialise(recipe, store)
+        begun = time.perf_counter()
+        weights = fit(card, Stream(store, "train", batch=500, seed=1), out=Path(folder, "run"), progress=False)
+        seconds = time.perf_counter() - begun
+        found: dict[str, dict[str, float]] = {}
+        for one in evaluate(card, weights, Stream(store, "test", batch=1000, shuffle=False, tail="pad")):
+            found.setdefault(str(one["quantity"]), {})[str(one["method"])] = float(one["value"])
+        for name, errors in found.items():
+            others = ", ".join(f"{method} {value:.3g} %" for method, value in errors.items() if method != "DRONE")
+            against = f"{others}; trained {seconds:.0f} s on one thread"
+            rows.append(row(f"DRONE, mean relative error of {name.upper()} at 26 dB", errors["DRONE"], "%",
+                            target=BARS[name], baseline=against))  # fmt: skip
+            rows.append(row(f"DRONE, {name.upper()} error over that of the 187-entry grid",
+                            errors["DRONE"] / errors["matching, 187 entries"], "ratio", target="< 1"))  # fmt: skip
+        from models.drone import Drone
+
+        task = Drone(25)
+        rows += rates(task.eval(), recipe, store)
+    record("physics", rows)
+
+
+if __name__ == "__main__":
+    main()
