@@ -9,7 +9,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
@@ -60,7 +60,7 @@ def by_numpy(t1: Any, t2: Any, orders: int) -> Any:
 
 
 def by_mrpro(t1: Any, t2: Any, orders: int) -> Any:
-    """The same train of mrpro's blocks, one thread; None where it is not installed."""
+    """What runs the same train by mrpro's blocks, on one thread; None where it is not installed."""
     try:
         from mrpro.operators.models.EPG import EPGSequence, FispBlock, InversionBlock, Parameters
     except ImportError:
@@ -91,18 +91,11 @@ def fisp() -> list[dict[str, Any]]:
         peer = by_mrpro(few1, few2, orders)
         if peer is not None:
             theirs = rate(peer, len(few1))
-            against += f", mrpro {_version('mrpro')} {theirs:,.0f} ({ours / theirs:.0f} times)"
+            against += f", mrpro {version('mrpro')} {theirs:,.0f} ({ours / theirs:.0f} times)"
         against += f"; truncation: median {np.median(lost):.1g}, worst {lost.max():.1g} of the fingerprint"
         rows.append(row(f"IR-FISP, {FRAMES} repetitions, {orders} orders", ours, "fingerprints/s a core",
                         target=f">= {target}", baseline=against))  # fmt: skip
     return rows
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 if __name__ == "__main__":

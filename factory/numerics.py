@@ -449,7 +449,7 @@ def _normals(u: Any, out: Any, where: Any, tail: Any) -> None:
         out[j] = x if u[j] > 0.5 else -x
 
 
-LANES = 64  # that are added up side by side
+_LANES = 64  # that are added up side by side
 _CHUNK = 1024  # uniforms in flight: with the working space 32 kB, so they stay in the first-level cache
 
 
@@ -563,10 +563,10 @@ def totals(flat: Any) -> Any:
 
     Many lanes are added up side by side, as vector instructions do; reassociating floats is not left to a compiler.
     """
-    added, squared = np.zeros(LANES), np.zeros(LANES)
-    whole = len(flat) // LANES * LANES
-    for i in range(0, whole, LANES):
-        for lane in range(LANES):
+    added, squared = np.zeros(_LANES), np.zeros(_LANES)
+    whole = len(flat) // _LANES * _LANES
+    for i in range(0, whole, _LANES):
+        for lane in range(_LANES):
             x = np.float64(flat[i + lane])  # `float` leaves a float32 what it is
             added[lane] += x
             squared[lane] += x * x
@@ -575,7 +575,7 @@ def totals(flat: Any) -> Any:
         added[i - whole] += x
         squared[i - whole] += x * x
     even = odd = squares = 0.0
-    for lane in range(0, LANES, 2):
+    for lane in range(0, _LANES, 2):
         even += added[lane]
         odd += added[lane + 1]
         squares += squared[lane] + squared[lane + 1]

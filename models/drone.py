@@ -79,15 +79,20 @@ def evaluate(task: Task, batches: Iterable[Batch]) -> list[Row]:
 def guesses(whole: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """T1 and T2 by every method: the network, two dictionaries, and a constant."""
     found = {"DRONE": {name: whole[f"estimate {name}"] for name in RANGES}}
-    recipe = load("drone_epi")
     for low, n in GRIDS:
-        values = grid(t1=np.linspace(low, 3.0, n), t2=np.geomspace(*RANGES["t2"], n))
-        below = values["t2"] < values["t1"]
-        values = {name: axis[below] for name, axis in values.items()}
-        entry, _ = match(whole["signal"], entries(recipe, "clean", values).astype(float))
+        values, atoms = dictionary(low, n)
+        entry, _ = match(whole["signal"], atoms)
         found[f"matching, {len(values['t1'])} entries"] = {name: axis[entry] for name, axis in values.items()}
     found["constant"] = {name: np.full(len(whole[name]), np.median(whole[name])) for name in RANGES}
     return found
+
+
+def dictionary(low: float, n: int) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """A grid of n values of T1 from ``low`` s on and n of T2, where T2 < T1: the values, and their fingerprints."""
+    values = grid(t1=np.linspace(low, 3.0, n), t2=np.geomspace(*RANGES["t2"], n))
+    below = values["t2"] < values["t1"]
+    values = {name: axis[below] for name, axis in values.items()}
+    return values, entries(load("drone_epi"), "clean", values).astype(float)
 
 
 def drone(shapes: Shapes) -> Drone:

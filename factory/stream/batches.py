@@ -22,6 +22,7 @@ import xarray as xr
 
 from factory.order import LANES, Order, Tail, share, turns
 from factory.recipe import Recipe
+from factory.store import StoreError
 from factory.stream.agenda import Agenda, Mixed, Part, Single, Standing, standing_of, state_of
 from factory.stream.choice import Where
 from factory.stream.labels import labelled
@@ -116,7 +117,8 @@ class Batches:
         self.agenda = self._agenda()
         self._hold_nothing()
         self._given = None if rank is None or world is None else (rank, world)
-        self._start = self._reached = self._first(0)  # of the next pass; what was handed over of this one
+        self._zero = Standing(taken=(0,) * len(self.members) if len(self.members) > 1 else ())
+        self._start = self._reached = self._zero  # of the next pass; what was handed over of this one
         self._skip = self._turns = 0  # turns of this worker that the next pass leaves out; that were handed over
         self._ended = False  # the pass handed over its last batch, though it was not asked for one more
         share(batch, *self.place)
@@ -216,21 +218,27 @@ class Batches:
     def _open(self) -> list[Source]:
         """Readers of all members, those of the pass before where nothing has changed; what has grown is read anew."""
         held, self._sources = self._sources, []
-        if self.on_extend == "finish epoch" and len(self.members) == 1 and self.members[0].has_changed():
-            state = self.state_dict(0)
+        changed = next((member for member in self.members if member.has_changed()), None)
+        if changed is not None:
             _close(held)
             held = []
-            self.members = [Opened(self.members[0].member)]
-            self.samples, self._seen = self.members[0].samples, [{}]
-            self.agenda = self._agenda()
-            self.load_state_dict(state)
-        for member in self.members:
-            member.require_unchanged()
+            self._grow(changed)
         if held and all(source.refresh() for source in held):
             return held
         _close(held)
         return [member.reader(self.verify, seen, self.cache_bytes)
                 for member, seen in zip(self.members, self._seen, strict=True)]
+
+    def _grow(self, changed: Opened) -> None:
+        """Look anew at a store that is another one by now, or refuse it."""
+        if self.on_extend != "finish epoch" or len(self.members) > 1:
+            raise StoreError(f"{changed.member.source} is no longer the store that this stream was made for (its "
+                             "id changed); make a new Stream, with on_extend='finish epoch' if it was extended")
+        state = self.state_dict(0)
+        self.members = [Opened(changed.member)]
+        self.samples, self._seen = self.members[0].samples, [{}]
+        self.agenda = self._agenda()
+        self.load_state_dict(state)
 
     def to_xarray(self, batch: Mapping[str, Any]) -> xr.Dataset:
         """A batch of this stream with dims, units and coordinates, on the CPU."""
@@ -251,12 +259,11 @@ class Batches:
 
     def _first(self, epoch: int) -> Standing:
         """Where an epoch begins: for a mixture after all that was read, or would have been, before it."""
-        if len(self.members) == 1:
+        if not self._zero.taken:
             return Standing(epoch)
-        zero = Standing(taken=(0,) * len(self.members))
-        at = getattr(self, "_start", zero)
+        at = self._start
         if at.epoch >= epoch:
-            return self.agenda.after(zero, epoch * len(self.agenda))
+            return self.agenda.after(self._zero, epoch * len(self.agenda))
         return self.agenda.after(at, self.agenda.left(at) + (epoch - at.epoch - 1) * len(self.agenda))
 
     def _following(self, at: Standing) -> Standing:
@@ -278,6 +285,19 @@ class Batches:
         if self._ended:  # whoever knows the length of a pass stops at its last batch
             self.set_epoch(self.epoch + self.epochs)
         sources = self._open()
+        try:
+            yield from self._passed(sources)
+        except GeneratorExit:
+            self._keep(sources)
+            raise
+        except BaseException:
+            _close(sources)
+            raise
+        self._keep(sources)
+        self._end()
+
+    def _passed(self, sources: list[Source]) -> Iterator[Any]:
+        """The batches of a pass, while a thread reads ahead."""
         total = self.agenda.left(self._start) + (self.epochs - 1) * len(self.agenda)
         counts = iter(turns(total, *self._turn())[self._skip :])
         self._turns = self._skip
@@ -295,17 +315,8 @@ class Batches:
                 made, self._reached = batch.result()
                 self._turns, self._ended = self._turns + 1, not ahead
                 yield made
-        except GeneratorExit:
+        finally:
             reader.shutdown(wait=True, cancel_futures=True)
-            self._keep(sources)
-            raise
-        except BaseException:
-            reader.shutdown(wait=True, cancel_futures=True)
-            _close(sources)
-            raise
-        reader.shutdown()
-        self._keep(sources)
-        self._end()
 
     def _end(self) -> None:
         self.set_epoch(self.epoch + self.epochs)

@@ -15,7 +15,7 @@ import numpy as np
 from factory.floor import drawn
 from factory.order import Indices
 from factory.recipe import Recipe
-from factory.store import StoreError, check, commits, read_layout, read_root, scalar_values
+from factory.store import DamagedStore, StoreError, check, commits, read_layout, read_root, scalar_values
 from factory.store.layout import Layout, samples_per_shard
 from factory.stream.choice import Where, choose
 from factory.stream.live import Live
@@ -95,7 +95,7 @@ class Opened:
         if member.partial:
             raise ValueError("partial is for unfinished stores; a recipe makes every sample that is asked for")
         plan = recipe.split(member.split)
-        self.recipe, self.split, self.seed, self.identity = recipe, plan.name, recipe.seed, recipe.identity
+        self.recipe, self.split, self.identity = recipe, plan.name, recipe.identity
         self.dataset_id = f"{recipe.identity}/{plan.name}/{plan.samples} live"
         self.variables = {v.name: Variable(v.dims, v.shape, v.dtype, v.unit) for v in plan.variables.values()}
         self.coordinates = frozenset(v.name for v in plan.variables.values() if v.coordinate)
@@ -106,7 +106,7 @@ class Opened:
 
     def _stored(self, store: str, member: Member) -> None:
         layout, made = (_partial(store, member.split) if member.partial else (read_layout(store, member.split), None))
-        self.layout, self.split, self.seed, self.identity = layout, layout.split, _seed(store), layout.identity
+        self.layout, self.split, self.identity = layout, layout.split, layout.identity
         self.group, self.scalars = layout.per_shard, dict[str, Array]()
         scalar: Callable[[str], Array] = partial(scalar_values, layout)
         if made is None:
@@ -121,6 +121,18 @@ class Opened:
                              where=member.where, limit=member.limit, made=None if made is None else made.there)
 
     @property
+    def seed(self) -> int:
+        """The recipe's seed; only mixtures ask for it."""
+        if self.recipe is not None:
+            return self.recipe.seed
+        assert self.layout is not None
+        found = re.search(r"^seed: (\d+)$", read_root(self.layout.store).recipe, re.MULTILINE)
+        if found is None:
+            raise DamagedStore(f"{self.layout.store} does not say its recipe's seed; `factory verify "
+                               f"{self.layout.store}` says what is wrong with it")
+        return int(found[1])
+
+    @property
     def far(self) -> bool:
         """Whether the samples lie in an object store."""
         return self.layout is not None and "://" in self.layout.store
@@ -130,12 +142,6 @@ class Opened:
         if self.layout is None or self.member.partial:
             return False
         return read_layout(self.layout.store, self.split).id != self.layout.id
-
-    def require_unchanged(self) -> None:
-        """Refuse a store that is another one by now."""
-        if self.has_changed():
-            raise StoreError(f"{self.member.source} is no longer the store that this stream was made for (its "
-                             "id changed); make a new Stream, with on_extend='finish epoch' if it was extended")
 
     def reader(self, verify: Verify, seen: dict[str, Array], cache_bytes: int) -> Source:
         """Whoever reads the samples in one pass."""
@@ -149,7 +155,7 @@ class Opened:
 
 @dataclass(frozen=True)
 class _Made:
-    """What there is of an unfinished store: bool (samples,), and its scalars, NaN or zero where there is nothing."""
+    """What there is of an unfinished store: bool (samples,), and its scalars, zero where there is nothing."""
 
     there: Array
     scalars: dict[str, Array]
@@ -170,13 +176,6 @@ def _partial(store: str, split: str | None) -> tuple[Layout, _Made]:
         raise StoreError(f"{store} holds no finished shard of split {layout.split} yet; wait until `factory make` "
                          "has made one")
     return layout, made
-
-
-def _seed(store: str) -> int:
-    """The seed that a store's recipe states."""
-    found = re.search(r"^seed: (\d+)$", read_root(store).recipe, re.MULTILINE)
-    assert found is not None  # a recipe without one was refused
-    return int(found[1])
 
 
 def _seen(layout: Layout, name: str) -> Variable:
@@ -204,11 +203,14 @@ def require_alike(members: list[Opened], paired: bool) -> None:
             if one != two:
                 raise ValueError(f"members 0 and {number} do not fit together: {name!r} is {_told(one)} in the one and "
                                  f"{_told(two)} in the other; keep the same variables in both recipes")
+    if paired or len(members) == 1:
+        return
     places: dict[tuple[int, str], int] = {}
     for number, member in enumerate(members):
-        before = places.setdefault((member.seed, member.split), number)
-        if before != number and not paired:
-            raise ValueError(f"members {before} and {number} have the same seed ({member.seed}) and split "
+        seed = member.seed
+        before = places.setdefault((seed, member.split), number)
+        if before != number:
+            raise ValueError(f"members {before} and {number} have the same seed ({seed}) and split "
                              f"({member.split}), so that their random numbers are the same; give one recipe another "
                              "seed, or say paired=True where that is wanted")
 
@@ -218,5 +220,3 @@ def _told(variable: Variable | None) -> str:
         return "missing"
     shape = ", ".join(f"{dim} {size}" for dim, size in zip(variable.dims, variable.shape, strict=True))
     return f"{variable.dtype} ({shape}) [{variable.unit}]"
-
-

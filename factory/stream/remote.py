@@ -73,7 +73,6 @@ class Remote:
         assert isinstance(store, ObjectPath)
         self.store, self.slot = store, Slot(layout)
         self.stored = Stored(layout, verify, seen, folder=self.slot.folder)
-        self.fields = {field.name: field for field in self.stored.fields}
         self.bulk = [field for field in self.stored.fields if not field.scalar]
         self.asking = ThreadPoolExecutor(ASKING, thread_name_prefix="factory-ask")
         self.fetching = ThreadPoolExecutor(FETCHING, thread_name_prefix="factory-fetch")

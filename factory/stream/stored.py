@@ -3,8 +3,8 @@
 A sample in a shard file is a run of bytes whose address is arithmetic (`factory.store.layout`).  What a local file
 system holds in memory is copied out of memory maps by one loop a batch (measured: 1.5 times as fast as ``pread``).
 What it does not hold is read with ``pread``, announced beforehand: a disk works on many samples at once, and its
-failure is an exception instead of a signal.  Checksums lie between the samples, so their bytes are not aligned: they
-are copied, never viewed.
+failure is an exception instead of a signal.  Scalars lie so close together that a map is always best.  Checksums lie
+between the samples, so their bytes are not aligned: they are copied, never viewed.
 """
 
 from __future__ import annotations
@@ -210,7 +210,7 @@ class Stored:
         rows_of_bytes = out.reshape(-1).view(np.uint8).reshape(len(indices), field.sample_bytes)
         numbers, rows = np.divmod(indices, field.per_file)
         offsets = field.offsets(rows)
-        mapped = self.local and field.pieces == 1 and self._in_memory(field, numbers, offsets)
+        mapped = self.local and field.pieces == 1 and (field.scalar or self._in_memory(field, numbers, offsets))
         read = self._gather if mapped else self._pread
         read(field, numbers, offsets, rows_of_bytes)
         if self.verify != "never":

@@ -21,7 +21,8 @@ class Stream(Batches, IterableDataset[Batch]):
 
     Parameters
     ----------
-    source, split, batch, seed, shuffle, tail, epochs, where, limit, partial, paired, verify : as for `Batches`
+    source, split, batch, seed, shuffle, tail, epochs, where, limit, partial, paired, verify, cache_bytes, transforms,
+    on_extend : as for `Batches`
     pinned : put batches into page-locked buffers that are used again, for copies to a GPU (`on_device`): a batch is
         valid until the next but one is asked for.  By default all memory is fresh
     rank, world : given, else asked from torch.distributed where it is initialised, else 0 of 1

@@ -15,11 +15,12 @@ import numpy as np
 
 from factory import numerics
 from factory.draws import address
-from factory.store import DamagedStore, read_layout
-from factory.store.commit import DamagedCommit, parse
-from factory.store.files import open_regular, place
-from factory.store.finish import SHARDS
-from factory.store.metadata import BOOKS
+from factory.store import DamagedStore, read_layout, read_root
+from factory.store.commit import parse
+from factory.store.damage import trusted_lines
+from factory.store.files import place
+from factory.store.finish import MANIFEST, SHARDS
+from factory.store.metadata import BOOKS, read_document
 from factory.units import Array
 
 Values = Any  # a NumPy array or a tensor
@@ -87,18 +88,17 @@ def scales(store: str, split: str | None = None) -> dict[str, Scale]:
     count = dict.fromkeys([*layout.bulk, *layout.scalars], 0)
     total: dict[str, complex] = dict.fromkeys(count, 0.0)
     squares = dict.fromkeys(count, 0.0)
-    path = place(store) / BOOKS / SHARDS
-    with open_regular(path) as lines:
-        for line in lines:
-            try:
-                commit = parse(line)
-            except DamagedCommit as error:
-                raise DamagedStore(f"{path} is damaged ({error}); run `factory repair {store}`") from error
-            for name in count if commit.split == layout.split else ():
-                added, squared = commit.sums[name]
-                total[name] += complex(*added) if len(added) == 2 else added[0]
-                squares[name] += squared
-                count[name] += commit.samples * prod(layout.bulk[name].shape if name in layout.bulk else ())
+    books = place(store) / BOOKS
+    for line in trusted_lines(layout, read_root(store), read_document(books / MANIFEST)):
+        if line is None:
+            raise DamagedStore(f"{books / SHARDS} is damaged (it is not what the manifest says); run "
+                               f"`factory repair {store}`")
+        commit = parse(line)
+        for name in count:
+            added, squared = commit.sums[name]
+            total[name] += complex(*added) if len(added) == 2 else added[0]
+            squares[name] += squared
+            count[name] += commit.samples * prod(layout.bulk[name].shape if name in layout.bulk else ())
     found = {}
     for name, numbers in count.items():
         if np.dtype(layout.item(name).dtype).kind in "fc":

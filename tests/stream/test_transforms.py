@@ -15,33 +15,12 @@ import torch
 import xarray as xr
 from torch.utils.data import DataLoader
 
-from factory.floor import make
+import factory.store.layout
 from factory.recipe import Recipe, load
-from factory.store import DamagedStore, StoreError, extend, materialise
+from factory.store import DamagedStore, StoreError, extend
 from factory.stream import Batches, Member, Stream, on_device
 from factory.stream.transforms import Normalise, Random, channels, scales
-from tests.test_stream import FLAT
-
-N = 101
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    path = tmp_path_factory.mktemp("recipes") / "echoes.yaml"
-    path.write_text(FLAT)
-    return load(path)
-
-
-@pytest.fixture(scope="module")
-def store(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("stores") / "echoes.zarr"
-    materialise(recipe, path, threads=1)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(recipe: Recipe) -> xr.Dataset:
-    return make(recipe, "train", 0, N)
+from tests.stream.small import CHUNK_BYTES, FLAT, N
 
 
 def test_constants_are_those_of_all_numbers(store: Path, whole: xr.Dataset) -> None:
@@ -140,8 +119,9 @@ def test_labels(store: Path, whole: xr.Dataset) -> None:
     assert split.to_xarray(next(iter(split))).clean.dims == ("sample", "clean_1", "clean_2")
 
 
-def test_a_store_that_grows_is_finished_as_it_was(recipe: Recipe, store: Path, tmp_path: Path) -> None:
+def test_a_store_that_grows_is_finished_as_it_was(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The epoch in which it grew has its old samples; all later ones have all."""
+    monkeypatch.setattr(factory.store.layout, "CHUNK_BYTES", CHUNK_BYTES)
     shutil.copytree(store, tmp_path / "s")
     (tmp_path / "echoes.yaml").write_text(FLAT)
     before = [b["sample"].tolist() for b in Stream(tmp_path / "s", "train", batch=10, seed=2)]

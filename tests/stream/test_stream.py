@@ -31,49 +31,7 @@ from factory.stream import live as live_room
 from factory.stream import stored as stored_room
 from factory.stream import tensors as room
 from factory.stream.stored import Stored, gather, is_local
-
-RECIPE = """\
-about: a signal of six echoes
-seed: 3
-shard: 8
-splits:
-  train: {samples: 101}
-  study: {levels: {subject: 5, noise: 6}}
-draw:
-  t2: {uniform: [10 ms, 300 ms], at: subject}
-  amplitude: {uniform: [0.5, 1]}
-  sigma: {constant: 0.05}
-chain:
-  - relaxation.t2_decay: {echo_time: {values: [10, 20, 40, 80, 120, 160], unit: ms}, as: {signal: clean}}
-  - noise.gaussian: {signal: clean, as: {measured: signal}}
-keep: [signal, {clean: complex64}]
-"""
-FLAT = RECIPE.replace(", at: subject", "").replace("{levels: {subject: 5, noise: 6}}", "{samples: 30}")
-N = 101
-
-
-@pytest.fixture(scope="module")
-def recipe(tmp_path_factory: pytest.TempPathFactory) -> Recipe:
-    path = tmp_path_factory.mktemp("recipes") / "echoes.yaml"
-    path.write_text(FLAT)
-    return load(path)
-
-
-@pytest.fixture(scope="module")
-def store(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards of 8 samples in inner chunks of two (signal) and one (clean); the last shard has 5."""
-    path = tmp_path_factory.mktemp("stores") / "echoes.zarr"
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(factory.store.layout, "CHUNK_BYTES", 40)
-        materialise(recipe, path, threads=1)
-    plan = read_layout(path, "train")
-    assert (plan.bulk["signal"].chunk_samples, plan.bulk["clean"].chunk_samples, plan.shards) == (2, 1, 13)
-    return path
-
-
-@pytest.fixture(scope="module")
-def whole(recipe: Recipe) -> xr.Dataset:
-    return factory.make(recipe, "train", 0, N)
+from tests.stream.small import TWO_SPLITS, N
 
 
 def numbers(stream: Stream, whole: xr.Dataset) -> list[int]:
@@ -148,7 +106,7 @@ def test_live_is_stored_bit_for_bit(recipe: Recipe, store: Path, shuffle: bool, 
 
 def test_live_samples_that_share_a_subject(tmp_path: Path) -> None:
     path = tmp_path / "levels.yaml"
-    path.write_text(RECIPE.replace("  train: {samples: 101}\n", ""))
+    path.write_text(TWO_SPLITS.replace("  train: {samples: 101}\n", ""))
     recipe = load(path)
     wanted = factory.make(recipe, "study", 0, 30)
     stream = Stream(recipe, batch=10)
