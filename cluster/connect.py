@@ -191,11 +191,18 @@ def _client(*where: Any, **more: Any) -> Iterator[Any]:
 def _quiet(level: int) -> Iterator[None]:
     """Dask tells the terminal nothing below this level, and the loop that it runs on nothing at all.
 
-    A signal in the middle of a wait makes a callback of Dask's fail there, which is no news for anybody.
+    A signal in the middle of a wait makes a callback of Dask's fail there, which is no news for anybody.  Both loggers
+    share one handler, whose level every cluster of Dask's sets anew; so the loop's own logger is what is raised.
     """
     made: Any = silence_logging_cmgr
-    with made(level), made(logging.CRITICAL, root="tornado.application"):
-        yield
+    loop = logging.getLogger("tornado.application")
+    before = loop.level
+    loop.setLevel(logging.CRITICAL)
+    try:
+        with made(level):
+            yield
+    finally:
+        loop.setLevel(before)
 
 
 @contextmanager

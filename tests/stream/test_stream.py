@@ -61,6 +61,7 @@ def assert_is(batch: Batch, indices: np.ndarray, whole: xr.Dataset) -> None:
 
 
 def open_files() -> int:
+    gc.collect()  # of tests before this one, too
     return len(os.listdir("/proc/self/fd"))
 
 
@@ -276,8 +277,7 @@ def test_no_thread_outlives_a_pass_and_no_file_its_stream(store: Path) -> None:
         broken_off(stream)
     assert (threading.active_count(), open_files()) == (threads, held)
     del stream
-    gc.collect()  # the error that was caught may hold a frame
-    assert open_files() == files
+    assert open_files() == files, "the error that was caught may hold a frame until it is collected"
 
 
 def test_what_was_exchanged_between_passes_is_read_anew(copy: Path, whole: xr.Dataset) -> None:
