@@ -20,6 +20,7 @@ STOREYS = [
     {"special"},
     {"draws"},
     {"distributions"},
+    {"sequences"},
     {"step"},
     {"physics"},
     {"recipe"},

@@ -33,6 +33,7 @@ from factory.store import DamagedStore, coordinate_values
 from factory.store.commit import commit_path, read_commit
 from factory.store.files import descriptor_of
 from factory.store.layout import CRC_BYTES, Layout
+from factory.stream.guard import guard
 from factory.stream.memory import Allocate, fresh
 from factory.units import Array
 
@@ -88,6 +89,7 @@ class File:
 
     descriptor: int | None = None
     map: mmap.mmap | None = None
+    number: int | None = None  # under which its map is guarded
 
     def __init__(self, path: Path, size: int, mapped: bool) -> None:
         self.size, self.address, self.path = size, 0, path
@@ -99,21 +101,26 @@ class File:
             if mapped:
                 self.map = mmap.mmap(self.descriptor, size, prot=mmap.PROT_READ)  # holds a descriptor of its own
                 self.address = int(np.frombuffer(self.map, np.uint8).__array_interface__["data"][0])
+                self.number = guard().watch(self.address, size)
         except (OSError, ValueError):
             self.close()
             raise
 
     def check(self) -> None:
-        """OSError for a file that was written to since it was opened; reading a map beyond its end kills a process."""
+        """OSError for a file that was written to since it was opened; asked after each look into it."""
         assert self.descriptor is not None
         found = os.fstat(self.descriptor)
         if found.st_size != self.size:
             raise OSError(f"it has {found.st_size} bytes instead of {self.size}")
         if found.st_mtime_ns != self.mark[-1]:
             raise OSError("it was written to while it was read")
+        if self.number is not None and guard().cut(self.number):
+            raise OSError("it was cut while it was read")
 
     def stands(self) -> bool:
         """Whether the same file still lies at its place, untouched."""
+        if self.number is not None and guard().cut(self.number):
+            return False
         try:
             return _mark(os.stat(self.path, follow_symlinks=False)) == self.mark
         except OSError:
@@ -148,9 +155,11 @@ class File:
     def close(self) -> None:
         if self.descriptor is not None:
             os.close(self.descriptor)
+        if self.number is not None:
+            guard().release(self.number)
         if self.map is not None:
             self.map.close()
-        self.descriptor = self.map = None
+        self.descriptor = self.map = self.number = None
 
     def __del__(self) -> None:
         self.close()
@@ -183,6 +192,8 @@ class Stored:
         self.most = max(8, min(OPEN_FILES, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4))
 
     def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
+        if self.local:
+            guard().stand()
         arrays = {field.name: self.field(field, indices, allocate) for field in self.fields}
         arrays |= {name: np.array(values) for name, values in self.coordinates.items()}
         return {name: arrays[name] for name in self.layout.order}
@@ -253,9 +264,19 @@ class Stored:
         addresses = np.zeros(len(touched), np.int64)
         for first in range(0, len(distinct), self.most):  # more are never open at once
             some = distinct[first : first + self.most]
-            addresses[some] = [self._file(field, number, mapped=True).address for number in some]
+            files = [self._file(field, number, mapped=True) for number in some]
+            addresses[some] = [file.address for file in files]
             gather(addresses, numbers, offsets, out)
             addresses[some] = 0
+            self._check_files(field, files, some)
+
+    def _check_files(self, field: Field, files: list[File], numbers: list[int]) -> None:
+        """Files are looked at after their bytes were taken: nothing that happened before then is missed."""
+        for file, number in zip(files, numbers, strict=True):
+            try:
+                file.check()
+            except OSError as error:
+                raise self.damaged(field, number, error) from error
 
     def _files_of(self, field: Field) -> int:
         return -(-self.layout.samples // field.per_file)
@@ -274,6 +295,7 @@ class Stored:
                     self._read_sample(field, file, offset, out[row].data)
                 except OSError as error:
                     raise self.damaged(field, number, error) from error
+            self._check_files(field, files, [number for _, number, _ in some])
 
     def _read_sample(self, field: Field, file: File, offset: int, row: memoryview) -> None:
         part = field.sample_bytes // field.pieces
@@ -285,7 +307,6 @@ class Stored:
         try:
             if key in self.files:
                 self.files.move_to_end(key)
-                self.files[key].check()
             else:
                 self.files[key] = self._opened(field, number, mapped)
                 while len(self.files) > self.most:

@@ -246,8 +246,6 @@ except StoreError as error:
 """
 
 
-@pytest.mark.xfail(strict=True, raises=AssertionError,
-                   reason="a map that is cut between the look at its size and the copy is a SIGBUS")
 def test_a_cut_between_the_look_and_the_copy_is_no_signal(stores: tuple[Path, Path], tmp_path: Path) -> None:
     store = Path(shutil.copytree(stores[0], tmp_path / "s.zarr"))
     done = subprocess.run([sys.executable, "-c", CUT_AT_THE_WORST, str(store)], env=environment(), timeout=60,
