@@ -1,4 +1,4 @@
-"""What several tests of stores share: a small recipe and its finished store, and a server that speaks S3."""
+"""What several tests share: a small recipe and its finished store, reference data, and a server that speaks S3."""
 
 from __future__ import annotations
 
@@ -29,6 +29,15 @@ def undisturbed(recipe: Recipe, tmp_path_factory: pytest.TempPathFactory) -> Pat
     path = tmp_path_factory.mktemp("undisturbed") / "store"
     materialise(recipe, path, threads=1)
     return path
+
+
+@pytest.fixture(scope="session")
+def reference() -> Path:
+    """The folder of real measurements and of other simulators' answers; skips where there is none."""
+    folder = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip("no reference data: set FACTORY_REFERENCE_DATA to the folder that holds them")
+    return folder
 
 
 @pytest.fixture(scope="session")
