@@ -23,7 +23,8 @@ from factory.units import TISSUES
 
 Array = npt.NDArray[Any]
 Real = float | Array
-Kind = Literal["quantity", "number", "integer", "quantities", "numbers", "matrix", "distribution", "distributions"]
+Kind = Literal["quantity", "number", "integer", "count", "quantities", "numbers", "matrix", "distribution",
+               "distributions"]
 REQUIRED: Any = object()
 
 
@@ -36,6 +37,7 @@ class Parameter:
     - "quantity", "quantities": one value, or a list of values, in the unit of the drawn variable;
     - "number", "numbers": the same without a unit;
     - "integer": an integer without a unit;
+    - "count": a number of entries, which no draw may stand for;
     - "matrix": a list of lists of plain numbers in the square of the variable's internal unit;
     - "distribution", "distributions": nested distributions, handed over as `Population`.
 
@@ -133,7 +135,7 @@ def _fault_of_entry(name: str, parameter: Parameter, value: Any) -> str | None:
         return f"{name} is empty"
     if np.isnan(array).any() or (np.isinf(array).any() and not _is_infinite(parameter.default)):
         return f"{name} must be finite"
-    if parameter.kind == "integer" and not np.all(array == np.floor(array)):
+    if parameter.kind in ("integer", "count") and not np.all(array == np.floor(array)):
         return f"{name} must be an integer, not {_shown(value)}"
     for bound in parameter.bounds:
         if not np.all(_within(array, bound)):
@@ -328,6 +330,11 @@ def _tissue_relation(**populations: Population | None) -> str | None:
 # vectors
 
 
+def several(u: Array, count: int, of: Population) -> Array:
+    """As many independent numbers of one distribution, shape (n, count): peaks of a spectrum, pools, lesions."""
+    return of.values(u.reshape(-1, of.uniforms)).reshape(len(u), count)
+
+
 def dirichlet(u: Array, concentration: Sequence[float]) -> Array:
     """Fractions that add up to 1, shape (n, d): a stick is broken d - 1 times, each time at a beta quantile of the
     rest.
@@ -422,6 +429,9 @@ _ENTRIES = (
     Distribution("per_tissue", per_tissue, {tissue: Parameter("distribution", None) for tissue in TISSUES},
                  relation=_tissue_relation, uniforms=_nested_uniforms, shape=lambda _: (len(TISSUES),),
                  dims=("tissue",)),
+    Distribution("several", several, {
+        "count": Parameter("count", bounds=(">=1", "<=10000")), "of": Parameter("distribution"),
+    }, uniforms=lambda p: p["count"] * p["of"].uniforms, shape=lambda p: (p["count"],), dims=("entry",)),
     Distribution("dirichlet", dirichlet, {"concentration": Parameter("numbers", bounds=(">=0.001", "<=10000"))},
                  uniforms=lambda p: len(p["concentration"]) - 1, shape=lambda p: (len(p["concentration"]),),
                  dims=("component",)),

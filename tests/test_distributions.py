@@ -57,6 +57,7 @@ EVERY = {
     "per_tissue": {
         "grey_matter": population("normal", mean=1.3, sd=0.1), "csf": population("uniform", low=3.0, high=4.0),
     },
+    "several": {"count": 4, "of": population("uniform", low=0.05, high=1.0)},
     "dirichlet": {"concentration": [0.5, 2.0, 4.0]},
     "multivariate_normal": {
         "mean": [0.0, 1.0, -1.0], "covariance": [[1.0, 0.5, 0.2], [0.5, 2.0, 0.1], [0.2, 0.1, 0.7]],
@@ -132,6 +133,18 @@ def test_tissues_are_independent_and_the_unnamed_ones_zero() -> None:
     assert abs(np.corrcoef(x[:, grey], x[:, csf])[0, 1]) < 4.5 / np.sqrt(N)
     assert not np.delete(x, [grey, csf], axis=1).any()
     assert DISTRIBUTIONS["per_tissue"].dims == ("tissue",)
+
+
+def test_several_numbers_are_independent_and_of_one_distribution() -> None:
+    x = drawn("several", count=3, of=population("truncated_normal", mean=1.0, sd=0.2, low=0.9, high=1.6))
+    assert x.shape[1:] == (3,)
+    for column in x.T:
+        right = stats.truncnorm((0.9 - 1) / 0.2, (1.6 - 1) / 0.2, 1.0, 0.2)
+        assert stats.kstest(column, right.cdf).pvalue > 1e-3
+    assert np.abs(np.corrcoef(x.T) - np.eye(3)).max() < 5 / np.sqrt(len(x))
+    mixed = population("mixture", **TWO)
+    pairs = drawn("several", n=50, count=2, of=mixed)
+    assert np.unique(pairs).size == 100
 
 
 def test_dirichlet_fractions_have_their_marginals_and_covariance() -> None:

@@ -237,8 +237,9 @@ def _parameter(node: Node, parameter: Parameter, unit: str, place: str, state: C
             return 0.0
     if kind in ("quantity", "number"):
         return quantity(node, unit if kind == "quantity" else "1", place, faults)
-    if kind == "integer":
-        return whole(node, place, faults)
+    if kind in ("integer", "count"):
+        found = whole(node, place, faults)
+        return 1 if found is None and kind == "count" else found
     if kind in ("quantities", "numbers"):
         return quantities(node, unit if kind == "quantities" else "1", place, faults)
     if kind == "matrix":

@@ -148,6 +148,7 @@ def _parameter(parameter: Parameter) -> Schema:
         "quantity": {"type": ["number", "string"]},
         "number": {"type": ["number", "string"]},
         "integer": {"type": ["integer", "string"]},
+        "count": COUNT,
         "quantities": {"type": ["array", "object"]},
         "numbers": {"type": ["array", "object"]},
         "matrix": {"type": "array", "items": {"type": "array"}},
