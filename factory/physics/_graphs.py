@@ -50,7 +50,7 @@ def train(rates: Any, start: Any, flip: Any, interval: Any, echo: float, orders:
         for n in range(pulses):
             _between(some, flip[n], interval[n], echo)
             above, below = (pulses - n) * LANES, n * LANES
-            for k in range(min(n + 1, orders)):
+            for k in range(min(n + 1, pulses - n, orders)):  # what earlier pulses made and later ones can undo
                 a, b = above + k * LANES, below + k * LANES
                 _pulse(up[a : a + LANES], down[b : b + LANES], z[k * LANES : (k + 1) * LANES], some)
             _recover(up[above : above + LANES], z[:LANES], some, echoes[n])

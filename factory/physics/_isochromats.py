@@ -20,7 +20,7 @@ _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"
 _INLINED: Any = _OPTIONS | {"forceinline": True}
 LANES = 32  # spins side by side
 _W = LANES
-_ROWS = 9  # of a block: x, y, z, b1 (real, imaginary), position (x, y, z), off-resonance
+_ROWS = 12  # of a block: x, y, z, b1 (real, imaginary), position (x, y, z), off-resonance, where it was (x, y, z)
 _TWO, _PI = 2.0, np.pi
 _SHIFT32, _SHIFT64 = 1.5 * 2.0**23, 1.5 * 2.0**52  # added and taken away again, they leave a whole number
 
@@ -157,6 +157,14 @@ def _collect(s: Any, weight: Any, some: Any) -> Any:
 
 
 @njit(**_OPTIONS)
+def _move(s: Any, moved: Any, first: int, held: int) -> None:
+    """Put the spins of a block where they are in the middle of an interval."""
+    for axis in range(3):
+        for j in range(_W):
+            s[(5 + axis) * _W + j] = s[(9 + axis) * _W + j] + moved[axis, first + min(j, held - 1)]
+
+
+@njit(**_OPTIONS)
 def _load(s: Any, weight: Any, spins: Any, weights: Any, first: int, held: int) -> None:
     """Fill a block with spins; lanes that are left over repeat the last one and weigh nothing."""
     for j in range(_W):
@@ -164,6 +172,8 @@ def _load(s: Any, weight: Any, spins: Any, weights: Any, first: int, held: int) 
         s[2 * _W + j] = spins[i, 2]
         for k in range(6):
             s[(3 + k) * _W + j] = spins[i, 3 + k]
+        for k in range(3):
+            s[(9 + k) * _W + j] = spins[i, 5 + k]
         for coil in range(weights.shape[0]):
             weight[coil, j] = weights[coil, i].real if j < held else 0.0
             weight[coil, _W + j] = weights[coil, i].imag if j < held else 0.0
@@ -182,7 +192,7 @@ def _decays(left: Any, spins: Any, spans: Any, parts: int, first: int, held: int
 
 
 @njit(**_OPTIONS)
-def signals(spins: Any, weights: Any, fields: Any, kinds: Any, spans: Any, parts: int, out: Any) -> None:
+def signals(spins: Any, weights: Any, moved: Any, fields: Any, kinds: Any, spans: Any, parts: int, out: Any) -> None:
     """Add the signal of spins to ``out``.
 
     Parameters
@@ -192,6 +202,8 @@ def signals(spins: Any, weights: Any, fields: Any, kinds: Any, spans: Any, parts
         in Hz.
     weights : complex128, shape (coil, spin)
         What each spin adds to the signal of each coil.
+    moved : float32 in m, shape (operation, 3, spin), or (0, 3, 0)
+        How far from its position each spin is in the middle of each interval.
     fields : float32 or float64, shape (operation, 6)
         Of an interval of a pulse the half angles, of free precession the turns, for one unit of b1 (real and
         imaginary), of position and of off-resonance.  The type is the one that is computed in.
@@ -214,6 +226,8 @@ def signals(spins: Any, weights: Any, fields: Any, kinds: Any, spans: Any, parts
         _decays(left, spins, spans, parts, first, held)
         taken = 0
         for n in range(len(kinds)):
+            if len(moved):
+                _move(s, moved[n], first, held)
             if kinds[n, 0]:
                 for k in range(6):
                     field[k] = fields[n, k] / parts
@@ -230,7 +244,7 @@ def signals(spins: Any, weights: Any, fields: Any, kinds: Any, spans: Any, parts
 
 
 @njit(**_OPTIONS)
-def _parts(spins: Any, fields: Any, kinds: Any, error: float) -> Any:
+def _parts(spins: Any, moved: Any, fields: Any, kinds: Any, error: float) -> Any:
     """How many rotations an interval of a pulse is cut into so that the error stays below a bound, and what it then is.
 
     Rotation and relaxation are taken one after the other, relaxation in two halves.  The leading term of what that
@@ -246,6 +260,10 @@ def _parts(spins: Any, fields: Any, kinds: Any, error: float) -> Any:
         shift = max(shift, abs(spins[i, 8]))
         for k in range(3):
             reach[k] = max(reach[k], abs(spins[i, 5 + k]))
+    for n in range(len(moved)):
+        for k in range(3):
+            for i in range(len(spins)):
+                reach[k] = max(reach[k], abs(spins[i, 5 + k] + moved[n, k, i]))
     left, worst, widest = 0.0, 0.0, 0.0
     for n in range(len(kinds)):
         if kinds[n, 0]:
@@ -264,12 +282,12 @@ def _parts(spins: Any, fields: Any, kinds: Any, error: float) -> Any:
 
 
 @njit(**_OPTIONS)
-def batch(spins: Any, weights: Any, fields: Any, bounded: Any, kinds: Any, spans: Any, error: float, out: Any,
-          reached: Any) -> None:
-    """`signals` of many samples, as the first dimension of spins, weights and out.
+def batch(spins: Any, weights: Any, moved: Any, fields: Any, bounded: Any, kinds: Any, spans: Any, error: float,
+          out: Any, reached: Any) -> None:
+    """`signals` of many samples, as the first dimension of spins, weights, moved and out.
 
     ``bounded`` are the fields in float64, ``reached`` takes the bounds of the errors, shape (sample,).
     """
     for i in range(len(spins)):
-        parts, reached[i] = _parts(spins[i], bounded, kinds, error)
-        signals(spins[i], weights[i], fields, kinds, spans, parts, out[i])
+        parts, reached[i] = _parts(spins[i], moved[i], bounded, kinds, error)
+        signals(spins[i], weights[i], moved[i], fields, kinds, spans, parts, out[i])

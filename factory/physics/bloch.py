@@ -65,7 +65,15 @@ def planned(table: Table) -> Plan:
     return Plan(with_waits(fields, 0.0), kinds, distinct * PRECISE, table.receiver)
 
 
-def signals(plan: Plan, spins: Array, weights: Array, *, error: float, precision: str) -> tuple[Array, Array]:
+def middles(plan: Plan) -> Array:
+    """When the middle of each operation is, in s, shape (operation,)."""
+    time = plan.fields[:, 5] / np.where(plan.kinds[:, 0], np.pi, 1.0)
+    middle: Array = np.cumsum(time) - 0.5 * time
+    return middle
+
+
+def signals(plan: Plan, spins: Array, weights: Array, moved: Array | None = None, *, error: float, precision: str
+            ) -> tuple[Array, Array]:
     """Signals of samples, each a set of spins.
 
     Parameters
@@ -76,6 +84,8 @@ def signals(plan: Plan, spins: Array, weights: Array, *, error: float, precision
         pulse), position (x, y, z) in m, off-resonance in Hz.  A relaxation time of 0 or infinity is taken as such.
     weights : complex128, shape (sample, coil, spin)
         Equilibrium magnetisation of each spin times the sensitivity of each coil.
+    moved : float32 in m, shape (sample, operation, 3, spin), optional
+        How far from its position each spin is in the middle of each operation of the plan.
     error : float
         Bound of what the splitting of relaxation and rotation leaves out, for a spin of magnetisation 1.
     precision : float32 or float64
@@ -93,5 +103,6 @@ def signals(plan: Plan, spins: Array, weights: Array, *, error: float, precision
     out = np.zeros((*weights.shape[:2], int(plan.kinds[:, 3].sum())), np.complex128)
     reached = np.empty(len(spins))
     fields = plan.fields.astype(np.float32 if precision == "float32" else np.float64)
-    _isochromats.batch(rated, weights, fields, plan.fields, plan.kinds, plan.spans, error, out, reached)
+    away = np.zeros((len(spins), 0, 3, 0), np.float32) if moved is None else moved
+    _isochromats.batch(rated, weights, away, fields, plan.fields, plan.kinds, plan.spans, error, out, reached)
     return out * np.exp(1j * plan.receiver), reached
