@@ -74,6 +74,38 @@ def rician(
     return Noisy(_pieces(signal, sigma, draws, ("real", "imaginary")))
 
 
+class NoisyComplex(NamedTuple):
+    """What `complex_gaussian` returns."""
+
+    measured: Annotated[Array, "?u", "complex64", "..."]
+
+
+@step
+def complex_gaussian(
+    signal: Annotated[Array, "?u", "complex64", "..."],
+    sigma: Annotated[Array, "?u"],
+    draws: Draws,
+) -> NoisyComplex:
+    """Complex signal plus independent normal noise in both channels: what a receiver measures.
+
+    Parameters
+    ----------
+    signal : complex array, any unit, shape (sample, ...)
+    sigma : array, unit of `signal`, shape (sample,)
+        Standard deviation of each of the two real channels.
+
+    Returns
+    -------
+    measured : complex64, unit and shape of `signal`
+
+    Notes
+    -----
+    Limits: sigma = 0 returns the signal; the mean square is |S|**2 + 2 sigma**2, and an orthonormal Fourier transform
+    leaves the noise as it is.  Gudbjartsson 1995, doi:10.1002/mrm.1910340618.
+    """
+    return NoisyComplex(_pieces(signal, sigma, draws, ("real", "imaginary")))
+
+
 class Reference(NamedTuple):
     """What `first_echo` returns."""
 
@@ -150,9 +182,13 @@ def sigma_from_snr(reference: Annotated[Array, "?u"], snr: Annotated[Array, "1"]
 
 
 def _pieces(signal: Any, sigma: Any, draws: Draws, channels: tuple[str, ...]) -> Any:
-    """One channel is added, two make a magnitude; a few samples at a time: numbers are addressed, so cuts are free."""
+    """Two channels make a magnitude where the signal is real; a few samples at a time: numbers are addressed, so cuts
+    are free.
+    """
     table, move = rows(signal)
-    out = np.empty((len(signal), table.shape[1]), np.float32)
+    complex_ = np.iscomplexobj(signal)
+    add = _added if len(channels) == 1 else _added_to_both if complex_ else _magnitude
+    out = np.empty((len(signal), table.shape[1]), np.complex64 if complex_ else np.float32)
     width = max(1, _PIECE // max(1, out.shape[1]))
     spread = np.array(sigma, np.float64)
     for first in range(0, len(out), width):
@@ -160,7 +196,7 @@ def _pieces(signal: Any, sigma: Any, draws: Draws, channels: tuple[str, ...]) ->
         part = Draws(draws.seed, draws.split, draws.start + first, draws.start + last, draws.label)
         noise = [part.normal(name, out.shape[1:]) for name in channels]
         piece = table[first * move : first * move + (last - first) if move else 1]
-        (_added if len(noise) == 1 else _magnitude)(piece, move, spread[first:last], *noise, out[first:last])
+        add(piece, move, spread[first:last], *noise, out[first:last])
     return out.reshape(signal.shape)
 
 
@@ -177,3 +213,10 @@ def _magnitude(signal: Any, move: int, sigma: Any, noise: Any, other: Any, out: 
         for v in range(out.shape[1]):
             real, imaginary = signal[i * move, v] + sigma[i] * noise[i, v], sigma[i] * other[i, v]
             out[i, v] = np.sqrt(real * real + imaginary * imaginary)
+
+
+@njit(**_OPTIONS)
+def _added_to_both(signal: Any, move: int, sigma: Any, noise: Any, other: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        for v in range(out.shape[1]):
+            out[i, v] = signal[i * move, v] + complex(sigma[i] * noise[i, v], sigma[i] * other[i, v])

@@ -43,20 +43,34 @@ def test_rician_moments(level):
     assert kstest(x.ravel(), rice(abs(level) / sigma, scale=sigma).cdf).pvalue > 1e-3
 
 
+def test_complex_moments():
+    level, sigma = 0.3 - 0.4j, 0.25
+    x = noise.complex_gaussian(*flat(np.complex64(level)), MANY).measured
+    assert x.dtype == np.complex64
+    away = (x.astype(complex) - level) / sigma
+    assert kstest(away.real.ravel(), "norm").pvalue > 1e-3
+    assert kstest(away.imag.ravel(), "norm").pvalue > 1e-3
+    assert abs(np.mean(away.real * away.imag)) < 5 / np.sqrt(away.size)
+    assert np.mean(np.abs(x) ** 2) == pytest.approx(abs(level) ** 2 + 2 * sigma**2, rel=0.02)
+
+
 def test_no_noise_is_the_signal():
     signal = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)
     few = Draws(1, "train", 0, 6)
     np.testing.assert_array_equal(noise.gaussian(signal, np.zeros(6), few).measured, signal)
     np.testing.assert_array_equal(noise.rician(signal, np.zeros(6), few).measured, np.abs(signal))
+    turned = (signal * np.complex64(1 - 2j)).astype(np.complex64)
+    np.testing.assert_array_equal(noise.complex_gaussian(turned, np.zeros(6), few).measured, turned)
 
 
-@pytest.mark.parametrize("step", [noise.gaussian, noise.rician])
+@pytest.mark.parametrize("step", [noise.gaussian, noise.rician, noise.complex_gaussian])
 def test_cuts_pieces_and_outer_levels_give_the_same_bytes(step, monkeypatch):
     signal = np.random.default_rng(0).normal(size=(9, 5, 3)).astype(np.float32)
+    signal = signal * np.complex64(1j) if step is noise.complex_gaussian else signal
     sigma = np.linspace(0.1, 0.9, 9)
     signal.flags.writeable = sigma.flags.writeable = False
     whole = step(signal, sigma, Draws(3, "train", 10, 19, "x")).measured
-    assert (whole.shape, whole.dtype) == (signal.shape, np.float32)
+    assert (whole.shape, whole.dtype) == (signal.shape, signal.dtype)
     cut = [step(signal[a:b], sigma[a:b], Draws(3, "train", 10 + a, 10 + b, "x")).measured for a, b in ((0, 4), (4, 9))]
     np.testing.assert_array_equal(np.concatenate(cut), whole)
     outer = np.broadcast_to(signal[2], signal.shape)
