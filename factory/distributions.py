@@ -335,6 +335,15 @@ def several(u: Array, count: int, of: Population) -> Array:
     return of.values(u.reshape(-1, of.uniforms)).reshape(len(u), count)
 
 
+def each(u: Array, components: Sequence[Population]) -> Array:
+    """One independent number of every distribution, shape (n, component): exchanging pools, coils."""
+    out, first = np.empty((u.shape[0], len(components))), 0
+    for k, component in enumerate(components):
+        out[:, k] = component.values(u[:, first : first + component.uniforms])
+        first += component.uniforms
+    return out
+
+
 def dirichlet(u: Array, concentration: Sequence[float]) -> Array:
     """Fractions that add up to 1, shape (n, d): a stick is broken d - 1 times, each time at a beta quantile of the
     rest.
@@ -432,6 +441,9 @@ _ENTRIES = (
     Distribution("several", several, {
         "count": Parameter("count", bounds=(">=1", "<=10000")), "of": Parameter("distribution"),
     }, uniforms=lambda p: p["count"] * p["of"].uniforms, shape=lambda p: (p["count"],), dims=("entry",)),
+    Distribution("each", each, {"components": Parameter("distributions")},
+                 uniforms=lambda p: sum(c.uniforms for c in p["components"]), shape=lambda p: (len(p["components"]),),
+                 dims=("component",)),
     Distribution("dirichlet", dirichlet, {"concentration": Parameter("numbers", bounds=(">=0.001", "<=10000"))},
                  uniforms=lambda p: len(p["concentration"]) - 1, shape=lambda p: (len(p["concentration"]),),
                  dims=("component",)),

@@ -161,6 +161,14 @@ def units_of(unit: str) -> tuple[str, ...]:
     return tuple(name for name, row in UNITS.items() if row.kind == UNITS[unit].kind)
 
 
+def unit_in(quantity: str) -> str | None:
+    """The unit of a text such as ``"139 ms"`` or ``"5 1/s"``; None where it has none that is known."""
+    text = quantity.strip(" \t").replace("µ", "u").replace("μ", "u")
+    number = _NUMBER.match(text)
+    given = text[number.end():].strip(" \t") if number else ""
+    return given if given in UNITS else None
+
+
 def _parts(value: str | float, unit: str) -> tuple[Fraction, str]:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise UnitError(f"{_shown(value)} is no number{'' if unit == '1' else f' with a unit of {_kind(unit)}'}")

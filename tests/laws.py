@@ -22,6 +22,7 @@ from factory.draws import Draws
 from factory.numerics import uniform_block
 from factory.recipe import Recipe
 from factory.recipe.model import Link
+from factory.sequences import Table
 
 CUTS = (1, 3, 5, 7, 11)
 
@@ -97,7 +98,8 @@ def law_no_dead_knob(recipe: Recipe, seen: set[str] | None = None) -> None:
             )
             assert moved, f"{name}: the input {key!r} moves nothing"
         for key in step.constants:
-            others = list(_other_constants(constants[key]))
+            others = [choice for choice in step.constants[key].choices if choice != constants[key]]
+            others = others or list(_other_constants(constants[key]))
             if key in step.accuracy:
                 _converges(name, key, lambda c, d=draws, n=named, ln=link: _outputs(ln, d, n, c), constants)
             else:
@@ -125,7 +127,13 @@ def _differ(a: list[Any] | None, b: list[Any] | None) -> bool:
 
 
 def _converges(name: str, key: str, run: Callable[[dict[str, Any]], Any], constants: dict[str, Any]) -> None:
-    """Doubling an accuracy knob changes less each time."""
+    """Doubling a number of parts changes less each time; a smaller bound changes no more than the larger one allowed."""
+    if isinstance(constants[key], float):
+        bound, finer = run(constants), run(constants | {key: constants[key] / 8})
+        far = max(float(np.abs(x - y).max()) for x, y in zip(bound, finer, strict=True))
+        most = constants[key] * max(1.0, *(float(np.abs(x).max()) for x in bound))
+        assert far <= 2 * most, f"{name}: with {key!r} of {constants[key]:g} something lies {far:g} off"
+        return
     coarse, fine, finest = (run(constants | {key: constants[key] * k}) for k in (1, 2, 4))
     near, far = (
         max(float(np.abs(x - y).max()) for x, y in zip(a, b, strict=True)) for a, b in ((finest, fine), (fine, coarse))
@@ -153,6 +161,8 @@ def _other_constants(value: Any) -> Iterator[Any]:
         yield from (value * 1.1, value * 0.5, value * 2, value + 0.37)
     elif isinstance(value, str):
         yield from ("linear", "decibel")
+    elif isinstance(value, Table):
+        yield replace(value, rf=value.rf * 1.1)
     elif isinstance(value, tuple):
         for factor in (1.1, 0.5, 2.0):
             yield tuple(v * factor for v in value)

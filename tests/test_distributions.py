@@ -58,6 +58,7 @@ EVERY = {
         "grey_matter": population("normal", mean=1.3, sd=0.1), "csf": population("uniform", low=3.0, high=4.0),
     },
     "several": {"count": 4, "of": population("uniform", low=0.05, high=1.0)},
+    "each": TWO,
     "dirichlet": {"concentration": [0.5, 2.0, 4.0]},
     "multivariate_normal": {
         "mean": [0.0, 1.0, -1.0], "covariance": [[1.0, 0.5, 0.2], [0.5, 2.0, 0.1], [0.2, 0.1, 0.7]],
@@ -145,6 +146,13 @@ def test_several_numbers_are_independent_and_of_one_distribution() -> None:
     mixed = population("mixture", **TWO)
     pairs = drawn("several", n=50, count=2, of=mixed)
     assert np.unique(pairs).size == 100
+
+
+def test_each_distribution_gives_one_number() -> None:
+    x = drawn("each", **TWO)
+    assert stats.kstest(x[:, 0], stats.norm(-2.0, 0.5).cdf).pvalue > 1e-3
+    assert stats.kstest(x[:, 1], stats.uniform(0.0, 4.0).cdf).pvalue > 1e-3
+    assert abs(np.corrcoef(x.T)[0, 1]) < 5 / np.sqrt(len(x))
 
 
 def test_dirichlet_fractions_have_their_marginals_and_covariance() -> None:

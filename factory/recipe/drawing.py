@@ -13,7 +13,7 @@ from factory.recipe.linking import Chain
 from factory.recipe.model import Drawn, Ref
 from factory.recipe.reading import Node
 from factory.step import Port
-from factory.units import UNITS
+from factory.units import UNITS, unit_in
 
 WORDS = ("at", "dim")
 DESIGNS = ("sobol", "latin_hypercube")
@@ -191,9 +191,9 @@ def _unit(distribution: Distribution, given: Table, place: str, state: Chain) ->
         if isinstance(node.value, str) and node.value in state.ports:
             units.setdefault(state.ports[node.value].unit, node)
         elif isinstance(node.value, str):
-            suffix = node.value.lstrip("+-0123456789._eE \t").rstrip()
-            if suffix in UNITS:  # anything else is reported where the number is read
-                units.setdefault(UNITS[suffix].kind, node)
+            unit = unit_in(node.value)
+            if unit is not None:  # anything else is reported where the number is read
+                units.setdefault(UNITS[unit].kind, node)
     if len(units) > 1:
         kinds = ", ".join(f"{node.value!r} in {unit!r}" for unit, node in units.items())
         state.faults.add(next(iter(units.values())), place, f"mixes units of different kinds: {kinds}")
