@@ -141,6 +141,7 @@ def fisp(
     repetition_time: Annotated[tuple[float, ...], "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     inversion_time: Annotated[float, "s", ">=0"],
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Frames:
     """Fingerprints of an unbalanced gradient-echo train (FISP) after an inversion; all pulses have one phase.
@@ -165,6 +166,8 @@ def fisp(
     flip_angle, repetition_time : tuples of float in rad and s, shape (frame,)
     echo_time, inversion_time : float in s
         An echo lies inside the shortest repetition.
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
     error : float
         Bound on what the orders of dephasing left out could change in the signal, whatever the pulses.  Each sample has
         as many as its relaxation times ask for.  Pulses that mix the states lose far less: 1,000 of up to 70 degrees
@@ -201,11 +204,13 @@ def fisp(
     trains = [np.array(values, np.float32) for values in (flip_angle, repetition_time)]
     orders = _pathways.enough(np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST), min(repetition_time), len(flip_angle),
                               error, (len(flip_angle) + 1) // 2)
-    out = np.empty((len(t1), len(flip_angle)), np.float32)
-    _pathways.by_orders(
-        lambda rates, start, size, part: _graphs.train(rates, start, *trains, echo_time, size, part),
-        rates, start, orders, out)  # fmt: skip
-    return Frames(out, **_frame_times(repetition_time, echo_time, inversion_time))
+    whole = np.zeros((len(t1), len(flip_angle)), np.float32)
+    for part in profile:
+        rates[2] = b1 * part
+        whole += _pathways.by_orders(
+            lambda rates, start, size, out: _graphs.train(rates, start, *trains, echo_time, size, out),
+            rates, start, orders, np.empty_like(whole))  # fmt: skip
+    return Frames(whole / np.float32(len(profile)), **_frame_times(repetition_time, echo_time, inversion_time))
 
 
 class Prepared(NamedTuple):
@@ -591,6 +596,8 @@ def tse(
     phase: Annotated[tuple[float, ...], "rad"],
     spacing: Annotated[float, "s", ">0"],
     excitation: Annotated[float, "rad", ">=0"] = np.pi / 2,
+    excitation_profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
+    refocus_profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
 ) -> Train:
     """A turbo spin-echo train whose refocusing pulses have any angles and phases.
 
@@ -614,6 +621,9 @@ def tse(
     spacing : float in s
         From echo to echo.
     excitation : float in rad
+    excitation_profile, refocus_profile : tuples of float
+        Flip angles of both kinds of pulse over their nominal ones, at the same equidistant places across the slice; the
+        signals of all places are averaged.
 
     Returns
     -------
@@ -632,16 +642,23 @@ def tse(
     if len(refocus) != len(phase):
         raise ValueError(f"epg.tse: there are {len(refocus)} refocusing angles and {len(phase)} phases; give one of "
                          "each for every echo")
+    if len(excitation_profile) != len(refocus_profile):
+        raise ValueError(f"epg.tse: the profiles have {len(excitation_profile)} and {len(refocus_profile)} places; "
+                         "give both at the same places")
     count = len(refocus)
     flips, phases, echo = np.zeros(2 * count + 1), np.zeros(2 * count + 1), np.full(2 * count + 1, np.nan)
-    flips[0], flips[1::2], phases[1::2], echo[2::2] = excitation, refocus, phase, 0.0
-    events, marks = _pathways.schedule(flips, phases, 0.5 * spacing, _pathways.DEPHASE, echo, 0.5 * np.pi,
-                                       2 * count + 2, np.float32)
+    phases[1::2], echo[2::2] = phase, 0.0
     t1, t2 = np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST)
     columns = np.stack([-1 / t1, -1 / t2, b1, np.zeros(len(t1))]).astype(np.float32)
-    signal = np.empty((len(t1), count), np.complex64)
-    _pathways.train(columns, mz.astype(np.float32), events, marks, int(marks[:, 2].max()), signal)
-    return Train(signal, _magnitude(signal), **_train_times(refocus, spacing))
+    whole, signal = np.zeros((len(t1), count), np.complex64), np.empty((len(t1), count), np.complex64)
+    for first, other in zip(excitation_profile, refocus_profile, strict=True):
+        flips[0], flips[1::2] = excitation * first, np.array(refocus) * other
+        events, marks = _pathways.schedule(flips, phases, 0.5 * spacing, _pathways.DEPHASE, echo, 0.5 * np.pi,
+                                           2 * count + 2, np.float32)
+        _pathways.train(columns, mz.astype(np.float32), events, marks, int(marks[:, 2].max()), signal)
+        whole += signal
+    whole /= np.float32(len(refocus_profile))
+    return Train(whole, _magnitude(whole), **_train_times(refocus, spacing))
 
 
 @step(sizes=_frames, coordinates=_regular_times, accuracy=("error",))
@@ -707,6 +724,73 @@ def magnetization_transfer(
                    **_regular_times(flip_angle, repetition_time, echo_time))  # fmt: skip
 
 
+@step(accuracy=("error",))
+def magnetization_transfer_steady_state(
+    t1: Annotated[Array, "s"],
+    t2: Annotated[Array, "s"],
+    b1: Annotated[Array, "1"],
+    t1_bound: Annotated[Array, "s"],
+    exchange_rate: Annotated[Array, "1/s"],
+    bound_fraction: Annotated[Array, "1"],
+    *,
+    flip_angle: Annotated[tuple[float, ...], "rad", ">=0"],
+    repetition_time: Annotated[float, "s", ">0"],
+    echo_time: Annotated[float, "s", ">=0"],
+    pulse_duration: Annotated[float, "s", ">0"],
+    absorption: Annotated[float, "s", ">=0"] = 15.1e-6,
+    saturation: Annotated[float, ">=0"] = 0.0,
+    phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    error: Annotated[float, ">0"] = 1e-4,
+) -> Steady:
+    """`spoiled_steady_state` with a bound pool, as `magnetization_transfer` has it, for each of some flip angles.
+
+    Parameters
+    ----------
+    t1, t2, b1, t1_bound, exchange_rate, bound_fraction : array, shape (sample,)
+        As of `magnetization_transfer`.
+    flip_angle : tuple of float in rad
+    repetition_time, echo_time, pulse_duration, absorption : float in s
+        As of `magnetization_transfer`.
+    saturation : float
+        -log of what a pulse far off resonance leaves of the bound pool in every repetition, at b1 = 1; it does nothing
+        to the free one.
+    phase_increment, error : float in rad and 1
+        As of `spoiled_steady_state`.
+
+    Returns
+    -------
+    signal : complex64, shape (sample, flip_angle)
+        F0 at the echo over i M0 of both pools, demodulated by the phase of its pulse.
+    magnitude : float32, shape (sample, flip_angle)
+    flip_angle : float64 in rad, shape (flip_angle,)
+
+    Notes
+    -----
+    Limit: without exchange it is (1 - bound_fraction) times the single pool.  What a train of `magnetization_transfer`
+    comes to after many T1, solved at once: what goes over to the bound pool and comes back only changes what an
+    interval leaves of Z.
+    """
+    _check_pools("magnetization_transfer_steady_state", bound_fraction, repetition_time, echo_time)
+    r1 = np.stack([1 / t1, 1 / t1_bound])
+    ratio = r1.min(axis=0) / r1.max(axis=0)
+    orders = _pathways.enough(1 / r1.min(axis=0), np.array(t2), repetition_time, np.inf, error * ratio, MOST)
+    out = np.empty((len(t1), len(flip_angle), 2), complex)
+    _steady.steady_beside_bound(np.stack([r1[0], 1 / t2, r1[1], b1, exchange_rate, bound_fraction]),
+                                np.array(flip_angle), np.pi * absorption / pulse_duration, saturation, repetition_time,
+                                phase_increment, orders, out)  # fmt: skip
+    signal = (out[..., 0] * (-1j * exp_array(-echo_time / t2))[:, None]).astype(np.complex64)
+    return Steady(signal, _magnitude(signal), np.array(flip_angle))
+
+
+def _check_pools(name: str, part: Any, interval: float, echo_time: float) -> None:
+    if echo_time > interval:
+        raise ValueError(f"epg.{name}: the echo time of {echo_time:g} s is longer than the repetition time, "
+                         f"{interval:g} s")
+    if not ((part > 0) & (part < 1)).all():
+        raise ValueError(f"epg.{name}: the second pool's fraction lies between {part.min():g} and {part.max():g}; it "
+                         "has to be above 0 and below 1")
+
+
 @step(sizes=_frames, coordinates=_regular_times, accuracy=("error",))
 def exchange(
     t1: Annotated[Array, "s"],
@@ -768,12 +852,7 @@ def exchange(
 def _two_pools(name: str, r1: Any, r2: Any, turning: Any, b1: Any, power: Any, exchange_rate: Any, part: Any, flip: Any,
                interval: float, echo_time: float, increment: float, error: float) -> tuple[Any, Any]:
     """Echoes of two pools; the second one is bound where pulses have a power."""
-    if echo_time > interval:
-        raise ValueError(f"epg.{name}: the echo time of {echo_time:g} s is longer than the repetition time, "
-                         f"{interval:g} s")
-    if not ((part > 0) & (part < 1)).all():
-        raise ValueError(f"epg.{name}: the second pool's fraction lies between {part.min():g} and {part.max():g}; it "
-                         "has to be above 0 and below 1")
+    _check_pools(name, part, interval, echo_time)
     bound = power is not None
     phase = _quadratic(len(flip), increment)
 

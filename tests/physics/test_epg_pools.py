@@ -1,0 +1,169 @@
+"""Two pools that exchange: isochromats by matrix exponentials, and the limits in which they are single pools.
+
+Budget: 20 s on two cores.
+"""
+
+import numpy as np
+import pytest
+from scipy.linalg import expm
+
+from factory.physics import epg
+
+ANGLES = tuple(np.deg2rad(10 + 30 * np.sin(np.linspace(0, 4, 40)) ** 2))
+SPOIL = np.deg2rad(117.0)
+TRAIN = {"flip_angle": ANGLES, "repetition_time": 0.008, "echo_time": 0.002, "phase_increment": SPOIL, "error": 1e-7}
+PULSE = {"pulse_duration": 4e-4, "absorption": 1.51e-5}
+
+
+def column(*values):
+    return [np.atleast_1d(np.asarray(v, float)) for v in np.broadcast_arrays(*values)]
+
+
+def turn(angle, phase):
+    """A left-handed turn about an axis in the plane: dM/dt = gamma M x B."""
+    x, y = np.cos(phase), np.sin(phase)
+    cross = np.array([[0, 0, y], [0, 0, -x], [-y, x, 0]])
+    return expm(-angle * cross)
+
+
+def mcconnell(t1, t2, shift, k, part, time):
+    """exp of the Bloch-McConnell equations of both pools and 1: x, y, z, x, y, z, 1."""
+    a = np.zeros((7, 7))
+    for pool, m0 in enumerate((1 - part, part)):
+        i, w = 3 * pool, 2 * np.pi * shift[pool]
+        a[i : i + 3, i : i + 3] = [[-1 / t2[pool], w, 0], [-w, -1 / t2[pool], 0], [0, 0, -1 / t1[pool]]]
+        a[i + 2, 6] = m0 / t1[pool]
+    back = k * (1 - part) / part
+    for i in range(3):
+        a[i, i] -= k
+        a[i + 3, i + 3] -= back
+        a[i, i + 3] += back
+        a[i + 3, i] += k
+    return expm(a * time)
+
+
+def isochromats(t1, t2, shift, k, part, b1, n=512):
+    """Pairs of Bloch vectors that a gradient spreads over one turn."""
+    spread = np.exp(-2j * np.pi * np.arange(n) / n)
+    m = np.zeros((7, n))
+    m[2], m[5], m[6] = 1 - part, part, 1
+    until, rest = (mcconnell(t1, t2, shift, k, part, t) for t in (0.002, 0.006))
+    found = []
+    for i, angle in enumerate(ANGLES):
+        phase = SPOIL * i * (i - 1) / 2
+        m[:3], m[3:6] = turn(angle * b1, phase) @ m[:3], turn(angle * b1, phase) @ m[3:6]
+        m = until @ m
+        found.append((m[0] + m[3] + 1j * (m[1] + m[4])).mean() * np.exp(-1j * phase) / 1j)
+        m = rest @ m
+        for j in (0, 3):
+            xy = (m[j] + 1j * m[j + 1]) * spread
+            m[j], m[j + 1] = xy.real, xy.imag
+    return np.array(found)
+
+
+@pytest.mark.parametrize(("t1", "t2", "shift", "k", "part", "b1"), [
+    ((1.0, 0.4), (0.08, 0.02), 10.0, 5.0, 0.2, 1.0), ((0.8, 0.8), (0.06, 0.06), -80.0, 60.0, 0.4, 0.8),
+    ((2.0, 0.3), (0.3, 0.01), 35.0, 0.5, 0.05, 1.2)])  # fmt: skip
+def test_exchange_is_what_isochromats_do(t1, t2, shift, k, part, b1):
+    found = epg.exchange(*column(t1[0], t2[0], b1, t1[1], t2[1], shift, k, part), **TRAIN)
+    wanted = isochromats(t1, t2, (0.0, shift), k, part, b1)
+    np.testing.assert_allclose(found.signal[0], wanted, atol=2e-6)
+    np.testing.assert_allclose(found.magnitude[0], np.abs(wanted), atol=2e-6)
+
+
+def test_exchange_without_exchange_is_two_pools():
+    t1, t2, b1, t1_second, t2_second, part = column([1.0, 0.6], [0.08, 0.05], [1.0, 0.9], 0.4, 0.02, [0.2, 0.4])
+    one, other = (epg.spoiled_gradient_echo(a, b, b1, np.ones(2), **TRAIN).signal for a, b in
+                  ((t1, t2), (t1_second, t2_second)))  # fmt: skip
+    found = epg.exchange(t1, t2, b1, t1_second, t2_second, np.zeros(2), np.zeros(2), part, **TRAIN).signal
+    np.testing.assert_allclose(found, (1 - part)[:, None] * one + part[:, None] * other, atol=1e-6)
+
+
+def test_equal_pools_are_one():
+    t1, t2, b1, zero, part = column([1.0, 0.6], [0.08, 0.05], [1.0, 0.9], 0.0, [0.2, 0.4])
+    one = epg.spoiled_gradient_echo(t1, t2, b1, np.ones(2), **TRAIN).signal
+    for k in (0.0, 3.0, 2000.0):
+        found = epg.exchange(t1, t2, b1, t1, t2, zero, np.full(2, k), part, **TRAIN).signal
+        np.testing.assert_allclose(found, one, atol=2e-6)
+
+
+@pytest.mark.parametrize(("t1", "t2", "k", "part", "b1"), [(0.8, 0.05, 4.3, 0.12, 1.0), (1.2, 0.09, 20.0, 0.2, 0.8)])
+def test_bound_pool_is_what_isochromats_do(t1, t2, k, part, b1):
+    found = epg.magnetization_transfer(*column(t1, t2, b1, 0.6, k, part), **TRAIN, **PULSE).signal[0]
+    wanted = beside_a_bound_pool(t1, t2, k, part, b1, lambda a: np.exp(-np.pi * 1.51e-5 / 4e-4 * a**2))
+    np.testing.assert_allclose(found, wanted, atol=2e-6)
+
+
+def beside_a_bound_pool(t1, t2, k, part, b1, left, n=512):
+    """Bloch vectors of the free pool, each beside a bound Mz; T2 holds all decay of what is transverse."""
+    spread = np.exp(-2j * np.pi * np.arange(n) / n)
+    xy, z, found = np.zeros(n, complex), np.stack([np.full(n, 1 - part), np.full(n, part)]), []
+    back = k * (1 - part) / part
+    slopes = np.array([[-1 / t1 - k, back, (1 - part) / t1], [k, -1 / 0.6 - back, part / 0.6], [0, 0, 0]])
+    for i, angle in enumerate(ANGLES):
+        phase = SPOIL * i * (i - 1) / 2
+        x, y, z[0] = turn(angle * b1, phase) @ np.stack([xy.real, xy.imag, z[0]])
+        z[1] *= left(angle * b1)
+        found.append((x + 1j * y).mean() * np.exp(-0.002 / t2 - 1j * phase) / 1j)
+        xy = (x + 1j * y) * np.exp(-0.008 / t2) * spread
+        z = (expm(slopes * 0.008) @ np.vstack([z, np.ones(n)]))[:2]
+    return np.array(found)
+
+
+def test_bound_pool_without_exchange_is_not_seen():
+    t1, t2, b1, t1_bound, part = column([1.0, 0.6], [0.08, 0.05], [1.0, 0.9], 1.0, [0.2, 0.4])
+    one = epg.spoiled_gradient_echo(t1, t2, b1, np.ones(2), **TRAIN).signal
+    found = epg.magnetization_transfer(t1, t2, b1, t1_bound, np.zeros(2), part, **TRAIN, **PULSE).signal
+    np.testing.assert_allclose(found, (1 - part)[:, None] * one, atol=1e-6)
+    train = {"flip_angle": ANGLES, "repetition_time": 0.008, "echo_time": 0.002}
+    one = epg.spoiled_steady_state(t1, t2, b1, **train).signal
+    found = epg.magnetization_transfer_steady_state(t1, t2, b1, t1_bound, np.zeros(2), part, **train, **PULSE).signal
+    np.testing.assert_allclose(found, (1 - part)[:, None] * one, atol=1e-6)
+
+
+@pytest.mark.parametrize(("t1", "t2", "k", "part", "b1"), [(0.5, 0.05, 4.3, 0.12, 1.0), (0.4, 0.09, 20.0, 0.2, 0.8)])
+def test_steady_state_beside_a_bound_pool_is_the_end_of_a_train(t1, t2, k, part, b1):
+    tissue, angles, found = column(t1, t2, b1, 0.6, k, part), tuple(np.deg2rad([4, 20, 60])), []
+    train = {"repetition_time": 0.01, "echo_time": 0.003, "error": 1e-7, **PULSE}
+    for angle in angles:
+        whole = epg.magnetization_transfer(*tissue, flip_angle=(angle,) * 1000, **train)
+        found.append(whole.signal[0, -1])
+    ended = epg.magnetization_transfer_steady_state(*tissue, flip_angle=angles, **train)
+    np.testing.assert_allclose(ended.signal[0], found, atol=3e-6)
+    np.testing.assert_allclose(ended.magnitude[0], np.abs(found), atol=3e-6)
+
+
+def test_saturation_acts_like_the_power_of_the_pulses():
+    """The same whether the pulses or another one takes it; all of it leaves a free pool that only loses by exchange."""
+    tissue, angle, tr = column(0.8, 0.001, 0.9, 0.6, 4.0, 0.15), 0.3, 0.03
+    train = {"flip_angle": (angle,), "repetition_time": tr, "echo_time": 0.0}
+    power = np.pi * 1.51e-5 / 4e-4 * angle**2
+    one = epg.magnetization_transfer_steady_state(*tissue, **train, **PULSE)
+    other = epg.magnetization_transfer_steady_state(*tissue, **train, saturation=power, pulse_duration=4e-4,
+                                                    absorption=0.0)  # fmt: skip
+    np.testing.assert_allclose(one.signal, other.signal, rtol=1e-6)
+    none = epg.magnetization_transfer_steady_state(*tissue, **train, **PULSE, saturation=200.0)
+    back = 4.0 * 0.85 / 0.15
+    slopes = np.array([[-1 / 0.8 - 4.0, back, 0.85 / 0.8], [4.0, -1 / 0.6 - back, 0.15 / 0.6], [0, 0, 0]])
+    e = expm(slopes * tr)
+    wanted = np.sin(0.27) * e[0, 2] / (1 - np.cos(0.27) * e[0, 0])
+    np.testing.assert_allclose(none.signal[0, 0], wanted, rtol=1e-5)
+
+
+def test_the_error_stays_below_its_bound():
+    rng, count = np.random.default_rng(5), 300
+    t1, t1_second = rng.uniform(0.2, 3, (2, 64))
+    t2, t2_second, part = rng.uniform(0.02, 0.2, 64), rng.uniform(0.005, 0.2, 64), rng.uniform(0.02, 0.5, 64)
+    tissue = (t1, t2, rng.uniform(0.5, 1.5, 64), t1_second, t2_second, rng.normal(0, 30, 64), rng.uniform(0, 30, 64))
+    train = TRAIN | {"flip_angle": tuple(np.deg2rad(rng.uniform(0, 60, count)))}
+    whole = epg.exchange(*tissue, part, **train | {"error": 1e-300}).signal
+    for error in (1e-2, 1e-3):
+        kept = epg.exchange(*tissue, part, **train | {"error": error}).signal
+        assert np.abs(kept - whole).max() < error
+
+
+def test_a_fraction_outside_its_range_is_refused():
+    with pytest.raises(ValueError, match="fraction lies between 0 and 0; it has to be above 0 and below 1"):
+        epg.magnetization_transfer(*column(1.0, 0.1, 1.0, 1.0, 1.0, 0.0), **TRAIN, **PULSE)
+    with pytest.raises(ValueError, match=r"echo time of 0.5 s is longer than the repetition time"):
+        epg.exchange(*column(1.0, 0.1, 1.0, 1.0, 0.1, 0.0, 1.0, 0.1), **TRAIN | {"echo_time": 0.5})
