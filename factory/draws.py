@@ -31,7 +31,7 @@ def address(*parts: int | str) -> int:
 
 
 class Draws:
-    """Random numbers for the samples ``start`` to ``stop`` of one split.
+    """Random numbers for some samples of one split.
 
     Parameters
     ----------
@@ -45,26 +45,44 @@ class Draws:
         A private name space inside the split, see `under`.
     """
 
-    __slots__ = ("label", "seed", "split", "start", "stop")
+    __slots__ = ("index", "label", "seed", "split")
 
     def __init__(self, seed: int, split: str, start: int, stop: int, label: str = "") -> None:
         if not 0 <= start <= stop:
             raise ValueError(f"the samples {start} to {stop} are no range: 0 <= start <= stop is needed")
-        self.seed, self.split, self.start, self.stop, self.label = seed, split, start, stop, label
+        self.seed, self.split, self.label = seed, split, label
+        self.index: npt.NDArray[np.uint64] = np.arange(start, stop, dtype=np.uint64)
+
+    @classmethod
+    def at(cls, seed: int, split: str, index: npt.ArrayLike, label: str = "") -> "Draws":
+        """Those of any samples, by their indices in any order."""
+        draws = cls(seed, split, 0, 0, label)
+        draws.index = np.ascontiguousarray(index, np.uint64)
+        return draws
 
     def __repr__(self) -> str:
-        return f"Draws({self.seed}, {self.split!r}, {self.start}, {self.stop}, label={self.label!r})"
+        return f"Draws({self.seed}, {self.split!r}, {self.named()}, label={self.label!r})"
+
+    def named(self) -> str:
+        """The samples in a sentence."""
+        ends = (int(self.index[0]), int(self.index[-1]) + 1) if self.size else (0, 0)
+        return f"{self.size} of samples {ends[0]} to {ends[1]}" if self.size < ends[1] - ends[0] else (
+            f"samples {ends[0]} to {ends[1]}")
 
     @property
     def size(self) -> int:
         """The number of samples."""
-        return self.stop - self.start
+        return len(self.index)
+
+    def part(self, first: int, last: int) -> "Draws":
+        """The same numbers for some of the samples, counted from 0."""
+        return Draws.at(self.seed, self.split, self.index[first:last], self.label)
 
     def under(self, label: str) -> "Draws":
         """The same samples in a private name space, so that a step used twice gets fresh numbers. Labels nest like
         paths.
         """
-        return Draws(self.seed, self.split, self.start, self.stop, f"{self.label}/{label}" if self.label else label)
+        return Draws.at(self.seed, self.split, self.index, f"{self.label}/{label}" if self.label else label)
 
     def key(self, name: str) -> int:
         """The 64-bit Philox key of one name."""
@@ -77,13 +95,13 @@ class Draws:
         one.
         """
         out = np.empty((self.size, prod(shape)))
-        numerics.uniform_block(out, np.uint64(self.key(name)), np.uint64(self.start))
+        numerics.uniform_rows(out, np.uint64(self.key(name)), self.index)
         return out.reshape(self.size, *shape)
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Float:
         """Standard normal numbers, the quantiles of `uniform` of the same name. Shape (sample, *shape), float64."""
         out = np.empty((self.size, prod(shape)))
-        numerics.normal_block(out, np.uint64(self.key(name)), np.uint64(self.start))
+        numerics.normal_rows(out, np.uint64(self.key(name)), self.index)
         return out.reshape(self.size, *shape)
 
 
@@ -295,7 +313,7 @@ def latin_hypercube(key: int, n_total: int, start: int, stop: int) -> Float:
         raise ValueError(f"a Latin hypercube of {n_total} points has no points {start} to {stop}: its length is fixed")
     cell = permute(np.arange(start, stop, dtype=np.int64), n_total, address(key, "cell"))
     place = np.empty((stop - start, 1))
-    numerics.uniform_block(place, np.uint64(address(key, "place")), np.uint64(start))
+    numerics.uniform_rows(place, np.uint64(address(key, "place")), np.arange(start, stop, dtype=np.uint64))
     # above 2**53 / n_total the sum may round up to the next cell or to 1: the clip keeps the interval open
     return np.minimum((cell + place[:, 0]) / n_total, 1.0 - 2.0**-53)
 

@@ -39,8 +39,15 @@ def make(recipe: Recipe, split: str | None, start: int, stop: int) -> xr.Dataset
     ValueError
         No such split, or a range outside it.
     """
+    if not start < stop:
+        raise _missing(recipe, recipe.split(split).name, f"{start} to {stop}", recipe.split(split).samples)
+    return make_at(recipe, split, np.arange(start, stop))
+
+
+def make_at(recipe: Recipe, split: str | None, index: Array) -> xr.Dataset:
+    """Any samples of a split, by their indices in ascending order, each once; otherwise as `make`."""
     plan = recipe.split(split)
-    state = _run(recipe, plan, len(plan.levels) - 1, start, stop, frozenset(plan.variables))
+    state = _run(recipe, plan, len(plan.levels) - 1, index, frozenset(plan.variables))
     wanted = {v.name: state[v.name] for v in plan.variables.values() if v.name in state}
     return label(recipe, plan, wanted)
 
@@ -68,7 +75,7 @@ def trace(recipe: Recipe, split: str | None, index: int) -> xr.Dataset:
     names = frozenset(plan.ports)
     state: State = {}
     for depth, stride in enumerate(plan.strides):
-        state |= _run(recipe, plan, depth, index // stride, index // stride + 1, names)
+        state |= _run(recipe, plan, depth, np.array([index // stride]), names)
     return label(recipe, plan, {name: state[name] for name in plan.ports})
 
 
@@ -97,15 +104,13 @@ def _flags(name: str) -> dict[str, Any]:
     return {"flag_values": list(range(len(CATEGORIES[name]))), "flag_meanings": " ".join(CATEGORIES[name])}
 
 
-def _run(recipe: Recipe, plan: Split, depth: int, start: int, stop: int, keep: frozenset[str]) -> State:
-    """Everything of one level, and whatever of the outer ones is in ``keep``, for that level's indices start..stop."""
+def _run(recipe: Recipe, plan: Split, depth: int, index: Array, keep: frozenset[str]) -> State:
+    """Everything of one level, and whatever of the outer ones is in ``keep``, for ascending indices of that level."""
     total = -(-plan.samples // plan.strides[depth])
-    if not 0 <= start < stop <= total:
-        raise ValueError(
-            f"recipe {recipe.name}, split {plan.name}: there are no samples {start} to {stop}; it has 0 to {total}"
-        )
-    outer = _outer(recipe, plan, depth, start, stop) if depth else None
-    draws = Draws(recipe.seed, plan.name, start, stop)
+    if not 0 <= index[0] <= index[-1] < total:
+        raise _missing(recipe, plan.name, f"{index[0]} to {index[-1] + 1}", total)
+    outer = _outer(recipe, plan, depth, index) if depth else None
+    draws = Draws.at(recipe.seed, plan.name, index)
     state: State = {}
     for one in plan.draw:
         if one.level == depth:
@@ -121,6 +126,10 @@ def _run(recipe: Recipe, plan: Split, depth: int, start: int, stop: int, keep: f
     if outer is not None:
         state |= {name: outer.take(name) for name in outer.names() if name in keep and name not in state}
     return state
+
+
+def _missing(recipe: Recipe, split: str, asked: str, total: int) -> ValueError:
+    return ValueError(f"recipe {recipe.name}, split {split}: there are no samples {asked}; it has 0 to {total}")
 
 
 def _merge(state: State, made: State, plan: Split) -> None:
@@ -140,7 +149,7 @@ def draw_values(
     }
     if one.refs and (complaint := one.distribution.complaint(parameters)):
         raise ValueError(
-            f"recipe {recipe.name}, split {plan.name}, samples {draws.start} to {draws.stop}: "
+            f"recipe {recipe.name}, split {plan.name}, {draws.named()}: "
             f"draw.{one.name}: {complaint}"
         )
     count = one.distribution.uniforms(one.parameters)
@@ -158,10 +167,12 @@ def _look_up(name: str, state: Mapping[str, Array], outer: Outer | None) -> Arra
 
 def _designed(recipe: Recipe, plan: Split, one: Drawn, k: int, draws: Draws) -> Array:
     """The k-th uniform of a draw that belongs to a space-filling design."""
+    total, index = -(-plan.samples // plan.strides[one.level]), draws.index.astype(np.int64)
+    edges = [0, *(np.flatnonzero(np.diff(index) != 1) + 1).tolist(), len(index)]
+    runs = [(int(index[first]), int(index[last - 1]) + 1) for first, last in itertools.pairwise(edges)]
     if one.design == "sobol":
-        return sobol(draws.key("sobol"), one.dimension + k, draws.start, draws.stop)
-    total = -(-plan.samples // plan.strides[one.level])
-    return latin_hypercube(draws.key(f"{one.name}[{k}]"), total, draws.start, draws.stop)
+        return np.concatenate([sobol(draws.key("sobol"), one.dimension + k, *run) for run in runs])
+    return np.concatenate([latin_hypercube(draws.key(f"{one.name}[{k}]"), total, *run) for run in runs])
 
 
 def run_link(link: Link, draws: Draws, state: Mapping[str, Array], outer: Outer | None = None) -> State:
@@ -172,11 +183,10 @@ def run_link(link: Link, draws: Draws, state: Mapping[str, Array], outer: Outer 
         return _call(link, draws, inputs)
     pieces = []
     for first, last, index in outer.runs():
-        part = Draws(draws.seed, draws.split, draws.start + first, draws.start + last, draws.label)
         inputs = [
             state[n][first:last] if n in state else outer.broadcast(n, index, last - first) for n in link.wires.values()
         ]
-        pieces.append(_call(link, part, inputs))
+        pieces.append(_call(link, draws.part(first, last), inputs))
     if len(pieces) == 1:
         return pieces[0]
     return {
@@ -281,7 +291,7 @@ class _Remembered:
             with self.lock:
                 if key in self.states:
                     return self.states[key]
-            made = _run(recipe, plan, depth, index, index + 1, frozenset())
+            made = _run(recipe, plan, depth, np.array([index]), frozenset())
             with self.lock:
                 self.making.pop(key, None)
                 self.states[key] = made
@@ -298,10 +308,8 @@ def _nbytes(state: State) -> int:
 _remembered = _Remembered(KEPT_BYTES)
 
 
-def _outer(recipe: Recipe, plan: Split, depth: int, start: int, stop: int) -> Outer:
-    ratio = plan.strides[depth - 1] // plan.strides[depth]
-    first, last = start // ratio, (stop - 1) // ratio + 1
-    states = [_remembered.state(recipe, plan, depth - 1, index) for index in range(first, last)]
-    which = np.arange(start, stop) // ratio - first
-    above = _outer(recipe, plan, depth - 1, first, last).seen_from(which) if depth > 1 else None
+def _outer(recipe: Recipe, plan: Split, depth: int, index: Array) -> Outer:
+    outer, which = np.unique(index // (plan.strides[depth - 1] // plan.strides[depth]), return_inverse=True)
+    states = [_remembered.state(recipe, plan, depth - 1, one) for one in outer.tolist()]
+    above = _outer(recipe, plan, depth - 1, outer).seen_from(which) if depth > 1 else None
     return Outer(plan, states, which, above)

@@ -412,14 +412,14 @@ def _uniform_row(row: Any, index: np.uint64, block: np.uint64, key: np.uint64) -
 
 
 @kernel
-def uniform_block(out: Any, key: np.uint64, first: np.uint64) -> None:
+def uniform_rows(out: Any, key: np.uint64, index: Any) -> None:
     """Fill ``out`` (float64, C-contiguous, (n, m)) with uniforms in the open interval (0, 1).
 
-    ``out[i, j]`` depends on (key, first + i, j) and on nothing else. Philox counter: (index low, index high, block
-    low, block high) with block = j // 2, since one block holds two numbers of 52 bits.
+    ``out[i, j]`` depends on (key, index[i], j) and on nothing else; ``index`` is uint64, (n,). Philox counter: (index
+    low, index high, block low, block high) with block = j // 2, since one block holds two numbers of 52 bits.
     """
     for i in range(out.shape[0]):
-        _uniform_row(out[i], first + np.uint64(i), np.uint64(0), key)
+        _uniform_row(out[i], index[i], np.uint64(0), key)
 
 
 @kernel
@@ -454,10 +454,8 @@ _CHUNK = 1024  # uniforms in flight: with the working space 32 kB, so they stay 
 
 
 @kernel
-def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
-    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of ``ndtri`` of
-    `uniform_block`.
-    """
+def normal_rows(out: Any, key: np.uint64, index: Any) -> None:
+    """Fill ``out`` (float64, C-contiguous, (n, m)) with standard normals: the bytes of ``ndtri`` of `uniform_rows`."""
     n, m = out.shape
     flat = out.reshape(-1)
     u, tail, where = np.empty(_CHUNK), np.empty(_CHUNK), np.empty(_CHUNK + 1, dtype=np.int64)
@@ -467,7 +465,7 @@ def normal_block(out: Any, key: np.uint64, first: np.uint64) -> None:
             width = min(_CHUNK, m - start)
             size = 0
             for k in range(i, min(i + rows, n)):
-                _uniform_row(u[size : size + width], first + np.uint64(k), np.uint64(start // 2), key)
+                _uniform_row(u[size : size + width], index[k], np.uint64(start // 2), key)
                 size += width
             begin = i * m + start
             _normals(u[:size], flat[begin : begin + size], where, tail)

@@ -18,10 +18,12 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import numpy as np
 
+from factory.sequences import Sequence, Table
 from factory.units import UNITS, Volumes
 
 DTYPES = frozenset({"float32", "float64", "complex64", "complex128", "uint8", "int16", "int32", "int64", "bool"})
 ANY_DIMS = "..."
+_SEQUENCE = "the name of a .seq file under files, or a sequence to build such as {gradient_echo: {lines: 64}}"
 _BOUND = re.compile(r"(>=|<=|>|<)(-?\d+(?:\.\d+)?)$")
 
 
@@ -47,7 +49,10 @@ class Port:
 
 @dataclass(frozen=True)
 class Constant:
-    """What a recipe may set: ``kind`` is quantity, quantities, int, bool, choice, table or volumes."""
+    """What a recipe may set: ``kind`` is quantity, quantities, int, bool, choice, table, volumes, sequence, intervals.
+
+    A pulse sequence reaches the step as a `Sequence` or, as ``intervals``, as a `Table`; recipes give both alike.
+    """
 
     kind: str
     unit: str = "1"
@@ -70,6 +75,8 @@ class Constant:
             "choice": "one of " + ", ".join(self.choices),
             "table": "a mapping from label value to tissue",
             "volumes": "the name of an entry under files",
+            "sequence": _SEQUENCE,
+            "intervals": _SEQUENCE,
         }
         return words[self.kind]
 
@@ -141,17 +148,24 @@ def step(
                 if p.kind is not p.KEYWORD_ONLY and p.name != "draws"
             }
         ),
-        constants=MappingProxyType(
-            {
-                p.name: _constant(hints[p.name], p.default, f"{name}({p.name})")
-                for p in parameters
-                if p.kind is p.KEYWORD_ONLY
-            }
-        ),
+        constants=constants_of(function),
         outputs=MappingProxyType({k: _port(outputs[k], f"{name} -> {k}") for k in returned._fields}),
         random=any(p.name == "draws" for p in parameters),
         probe=MappingProxyType(dict(probe or {})),
         **given,  # type: ignore[arg-type]
+    )
+
+
+def constants_of(function: Callable[..., Any]) -> Mapping[str, Constant]:
+    """The keyword-only parameters of a function, as what a recipe may set."""
+    hints = get_type_hints(function, include_extras=True)
+    name = f"{function.__module__.removeprefix('factory.physics.')}.{function.__name__}"
+    return MappingProxyType(
+        {
+            p.name: _constant(hints[p.name], p.default, f"{name}({p.name})")
+            for p in inspect.signature(function).parameters.values()
+            if p.kind is p.KEYWORD_ONLY
+        }
     )
 
 
@@ -182,6 +196,8 @@ def _constant(hint: Any, default: object, where: str) -> Constant:
         bool: "bool",
         dict[int, str]: "table",
         Volumes: "volumes",
+        Sequence: "sequence",
+        Table: "intervals",
     }
     if hint not in kinds:
         raise StepError(f"{where} is a constant of type {hint}; legal are {sorted(map(str, kinds))} and Literal")

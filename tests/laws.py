@@ -19,7 +19,7 @@ import xarray as xr
 
 import factory.floor as floor
 from factory.draws import Draws
-from factory.numerics import uniform_block
+from factory.numerics import uniform_rows
 from factory.recipe import Recipe
 from factory.recipe.model import Link
 from factory.sequences import Table
@@ -44,7 +44,7 @@ def joined(parts: list[xr.Dataset]) -> xr.Dataset:
 
 
 def law_cut(recipe: Recipe) -> None:
-    """1. Any partition gives the same bytes, and so does a range that does not begin at zero."""
+    """1. Any partition gives the same bytes, and so do a range that does not begin at zero and scattered samples."""
     for split in recipe.splits.values():
         n = split.samples
         whole = floor.make(recipe, split.name, 0, n)
@@ -54,6 +54,8 @@ def law_cut(recipe: Recipe) -> None:
             same_bytes(joined(parts), whole)
         late = n // 2
         same_bytes(floor.make(recipe, split.name, late, n), whole.isel(sample=slice(late, n)))
+        some = np.unique([0, *range(1, n, 3), n - 1])
+        same_bytes(floor.make_at(recipe, split.name, some), whole.isel(sample=some))
 
 
 @contextmanager
@@ -127,7 +129,7 @@ def _differ(a: list[Any] | None, b: list[Any] | None) -> bool:
 
 
 def _converges(name: str, key: str, run: Callable[[dict[str, Any]], Any], constants: dict[str, Any]) -> None:
-    """Doubling a number of parts changes less each time; a smaller bound changes no more than the larger one allowed."""
+    """Doubling a number of parts changes less each time; a smaller bound no more than the larger one allowed."""
     if isinstance(constants[key], float):
         bound, finer = run(constants), run(constants | {key: constants[key] / 8})
         far = max(float(np.abs(x - y).max()) for x, y in zip(bound, finer, strict=True))
@@ -212,7 +214,7 @@ def law_independence(recipe: Recipe, n: int = 4096) -> None:
         assert len(asked) == len(set(asked)), f"{split.name}: two names share one stream of random numbers"
         table = np.empty((len(asked), n, 1))
         for row, key in zip(table, asked, strict=True):
-            uniform_block(row, np.uint64(key), np.uint64(0))
+            uniform_rows(row, np.uint64(key), np.arange(len(row), dtype=np.uint64))
         if len(asked) > 1:
             correlation = np.corrcoef(table[..., 0]) - np.eye(len(asked))
             assert np.abs(correlation).max() < 5 / np.sqrt(n), split.name

@@ -93,6 +93,16 @@ def test_an_impossible_range_is_refused_and_an_empty_one_is_empty() -> None:
     assert Draws(1, "train", 5, 9).size == 4
 
 
+@given(st.lists(st.integers(0, 2**62), min_size=1, max_size=20))
+def test_any_samples_have_the_numbers_that_they_have_in_a_range(index: list[int]) -> None:
+    some = Draws.at(3, "train", index, "noise")
+    for k, one in enumerate(index):
+        alone = Draws(3, "train", one, one + 1, "noise")
+        assert some.uniform("x", (3,))[k].tobytes() == alone.uniform("x", (3,))[0].tobytes()
+        assert some.part(k, k + 1).normal("x", (2,)).tobytes() == alone.normal("x", (2,)).tobytes()
+    assert some.under("more").uniform("x").tobytes() == Draws.at(3, "train", index, "noise/more").uniform("x").tobytes()
+
+
 def test_unscrambled_sobol_points_equal_scipys() -> None:
     expected = qmc.Sobol(draws.SOBOL_DIMENSIONS, scramble=False, bits=60).random(1024)
     for d in range(draws.SOBOL_DIMENSIONS):

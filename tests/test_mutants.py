@@ -121,12 +121,12 @@ def test_independence_catches_a_key_that_forgets_the_name(recipe: Recipe) -> Non
 
 
 def test_independence_catches_a_generator_that_ignores_its_key(recipe: Recipe) -> None:
-    real = laws.uniform_block
+    real = laws.uniform_rows
 
-    def keyless(out: Any, key: Any, first: Any) -> None:
-        real(out, np.uint64(0), first)
+    def keyless(out: Any, key: Any, index: Any) -> None:
+        real(out, np.uint64(0), index)
 
-    with patch.object(laws, "uniform_block", keyless), pytest.raises(AssertionError):
+    with patch.object(laws, "uniform_rows", keyless), pytest.raises(AssertionError):
         laws.law_independence(recipe)
 
 

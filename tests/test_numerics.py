@@ -167,13 +167,13 @@ def slow_philox(counter: list[int], key: list[int]) -> list[int]:
     return counter
 
 
-@pytest.mark.parametrize("first", [0, 5, 2**32 - 1, 2**40])
-def test_uniform_block_reads_the_documented_counters(first: int) -> None:
+@pytest.mark.parametrize("samples", [(0, 1, 2), (5, 3, 5), (2**32 - 1, 2**32, 0), (2**40, 7, 2**63)])
+def test_uniform_rows_read_the_documented_counters(samples: tuple[int, ...]) -> None:
     out = np.empty((3, 5))
-    numerics.uniform_block(out, KEY, np.uint64(first))
+    numerics.uniform_rows(out, KEY, np.array(samples, np.uint64))
     for i in range(3):
         for j in range(5):
-            index = first + i
+            index = samples[i]
             words = slow_philox([index & 0xFFFFFFFF, index >> 32, j // 2, 0], [int(KEY) & 0xFFFFFFFF, int(KEY) >> 32])
             w = words[2 * (j % 2)] | words[2 * (j % 2) + 1] << 32
             assert out[i, j] == ((w >> 12) + 0.5) * 2.0**-52
@@ -190,8 +190,9 @@ def test_the_extreme_uniforms_lie_inside_the_open_interval() -> None:
 @settings(max_examples=30, deadline=None)
 def test_normals_are_the_quantiles_of_the_uniforms(n: int, m: int, first: int) -> None:
     u, z = np.empty((n, m)), np.empty((n, m))
-    numerics.uniform_block(u, KEY, np.uint64(first))
-    numerics.normal_block(z, KEY, np.uint64(first))
+    index = np.uint64(first) + np.arange(n, dtype=np.uint64)
+    numerics.uniform_rows(u, KEY, index)
+    numerics.normal_rows(z, KEY, index)
     assert z.tobytes() == np.array([[numerics.ndtri(v) for v in row] for row in u]).reshape(n, m).tobytes()
 
 

@@ -248,8 +248,9 @@ def _parts(spins: Any, moved: Any, fields: Any, kinds: Any, error: float) -> Any
     """How many rotations an interval of a pulse is cut into so that the error stays below a bound, and what it then is.
 
     Rotation and relaxation are taken one after the other, relaxation in two halves.  The leading term of what that
-    leaves out is at most theta^2 d (|R2 - R1| / 6 + R1 / 12) for a rotation by theta in a time d, falls with the square
-    of the number of parts, and later shrinks with T1 at least.
+    leaves out is at most theta theta_1 d (|R2 - R1| / 6 + R1 / 12) for a rotation by theta in a time d, theta_1 being
+    the part of the pulse, because rotations about z and relaxation commute.  It falls with the square of the number of
+    parts, and later shrinks with T1 at least.
     """
     turned, shift, r1, slowest, apart = 0.0, 0.0, 0.0, np.inf, 0.0
     reach = np.zeros(3)
@@ -270,10 +271,10 @@ def _parts(spins: Any, moved: Any, fields: Any, kinds: Any, error: float) -> Any
             along = fields[n, 5] * shift
             for k in range(3):
                 along += abs(fields[n, 2 + k]) * reach[k]
-            square = 4.0 * ((fields[n, 0] ** 2 + fields[n, 1] ** 2) * turned + along**2)
-            time = fields[n, 5] / np.pi
+            pulse = 4.0 * (fields[n, 0] ** 2 + fields[n, 1] ** 2) * turned
+            square, time = pulse + 4.0 * along**2, fields[n, 5] / np.pi
             widest = max(widest, square)
-            left = left * exp(-time * slowest) + square * time * (apart / 6.0 + r1 / 12.0)
+            left = left * exp(-time * slowest) + np.sqrt(square * pulse) * time * (apart / 6.0 + r1 / 12.0)
             worst = max(worst, left)
         else:
             left *= exp(-fields[n, 5] * slowest)

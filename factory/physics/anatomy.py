@@ -229,7 +229,7 @@ def patch(
     empty = _crop(slices, move, draws.uniform("centre"), np.empty(slices.shape[1], np.int64), out)
     if empty >= 0:
         raise ValueError(
-            f"anatomy.patch: the map of sample {draws.start + empty} holds no csf, grey or white matter, "
+            f"anatomy.patch: the map of sample {draws.index[empty]} holds no csf, grey or white matter, "
             "so there is no brain to centre a patch on"
         )
     return Patch(out)

@@ -6,12 +6,15 @@ them (Strang 1968, doi:10.1137/0705041).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import lru_cache
+from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
+from factory.numerics import cos_array, exp_array, sin_array
 from factory.physics import _isochromats
 from factory.sequences.table import Table
+from factory.step import step
 from factory.units import Array
 
 SHORTEST = 1e-30  # s; a relaxation time of 0 is taken as this
@@ -28,8 +31,9 @@ class Plan(NamedTuple):
     receiver: Array  # (sample,), rad
 
 
+@lru_cache(maxsize=8)
 def planned(table: Table) -> Plan:
-    """The operations of a table.
+    """The operations of a table; those of the last few are kept.
 
     Raises
     ------
@@ -105,4 +109,210 @@ def signals(plan: Plan, spins: Array, weights: Array, moved: Array | None = None
     fields = plan.fields.astype(np.float32 if precision == "float32" else np.float64)
     away = np.zeros((len(spins), 0, 3, 0), np.float32) if moved is None else moved
     _isochromats.batch(rated, weights, away, fields, plan.fields, plan.kinds, plan.spans, error, out, reached)
-    return out * np.exp(1j * plan.receiver), reached
+    turned = cos_array(plan.receiver) + 1j * sin_array(plan.receiver)
+    return out * turned, reached
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# steps
+
+_PIECE = 2**18  # spins at a time: 30 MB
+Precision = Literal["float32", "float64"]
+
+
+class Signal(NamedTuple):
+    """What `voxel` and `scan` return."""
+
+    signal: Annotated[Array, "?u", "complex64", "point"]
+    bound: Annotated[Array, "1", "float32"]
+
+
+def _points(sequence: Table, **_: Any) -> dict[str, int]:
+    return {"point": int(sequence.sampled.sum())}
+
+
+def _offsets(extent: tuple[float, ...], *across: int) -> Array:
+    """Places that fill a voxel evenly, relative to its centre, m, shape (isochromat, 3)."""
+    if len(extent) != 3:
+        raise ValueError(f"bloch: the extent of a voxel has three lengths, along x, y and z, not {len(extent)}")
+    axes = [length * ((np.arange(n) + 0.5) / n - 0.5) for length, n in zip(extent, across, strict=True)]
+    grid: Array = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, 3)
+    return grid
+
+
+def _lorentzian(r2_prime: Array, span: float, count: int) -> tuple[Array, Array, Array]:
+    """Off-resonances and weights whose mean decays like exp(-|t| R2') for |t| up to a time, and the error that is left.
+
+    They are a Fourier series of the decay, of period twice the span, so nothing comes back within it.
+
+    Returns
+    -------
+    frequency : Hz, shape (count,)
+    weight : shape (sample, count)
+    error : shape (sample,)
+        Largest at t = 0; 2 span R2' / (pi^2 m) with m = (count - 1) / 2.
+    """
+    m = (count - 1) // 2
+    if m == 0:
+        return np.zeros(1), np.ones((len(r2_prime), 1)), np.abs(r2_prime) * span
+    j, rate = np.arange(-m, m + 1), np.asarray(r2_prime, np.float64)[:, None]
+    left = exp_array(-span * rate)
+    sign = 1.0 - 2.0 * (np.abs(j) % 2)
+    below = span * (rate**2 + (np.pi * j / span) ** 2)
+    weight = np.where(rate > 0, rate * (1 - sign * left) / np.where(below > 0, below, 1.0), (j == 0).astype(float))
+    error = (1 + left[:, 0]) * span * rate[:, 0] / (np.pi**2 * m)
+    return j / (2 * span), weight, np.minimum(error, 1.0)
+
+
+def _graded() -> Table:
+    """A pulse and two samples behind gradients along all axes: what shows that each setting does something."""
+    area = np.array([[0.0, 0, 0], [60, -30, 40], [-20, 50, 10]])
+    return Table(np.array([0.0, 1e-3, 6e-3, 12e-3]), np.array([200.0, 0, 0], complex), area,
+                 np.array([False, True, True]), np.zeros(2), np.array([[0, 1]]))
+
+
+_PROBE: dict[str, Any] = {"sequence": _graded(), "extent": (4e-3, 3e-3, 2e-3), "across_x": 16, "across_y": 16,
+                          "across_z": 16}
+
+
+@step(sizes=_points, accuracy=("error", "across_x", "across_y", "across_z", "n_frequency"),
+      probe=_PROBE | {"n_frequency": 255, "across_x": 4, "across_y": 4, "across_z": 4})
+def voxel(
+    t1: Annotated[Array, "s"],
+    t2: Annotated[Array, "s"],
+    r2_prime: Annotated[Array, "1/s"],
+    off_resonance: Annotated[Array, "Hz"],
+    b1: Annotated[Array, "1"],
+    amplitude: Annotated[Array, "?u"],
+    *,
+    sequence: Table,
+    extent: Annotated[tuple[float, ...], "m", ">=0"],
+    across_x: Annotated[int, ">=1"] = 1,
+    across_y: Annotated[int, ">=1"] = 1,
+    across_z: Annotated[int, ">=1"] = 1,
+    n_frequency: Annotated[int, ">=1"] = 1,
+    error: Annotated[float, ">0"] = 1e-4,
+    precision: Precision = "float32",
+) -> Signal:
+    """Samples of one voxel at the centre of the field of view, as the mean of isochromats that fill it.
+
+    Parameters
+    ----------
+    t1, t2 : array in s, shape (sample,)
+    r2_prime : array in 1/s, shape (sample,)
+        1 / T2': width of the Lorentzian distribution of off-resonance inside the voxel; R2* = 1 / T2 + R2'.
+    off_resonance : array in Hz, shape (sample,)
+    b1 : array, shape (sample,)
+        Actual over nominal pulse.
+    amplitude : array, any unit, shape (sample,)
+        Equilibrium magnetisation.
+    sequence : Table
+        Of a .seq file or a builder.
+    extent : tuple of three floats in m
+        Of the voxel along x, y and z.
+    across_x, across_y, across_z : int
+        Isochromats side by side: more than the cycles of dephasing across the voxel, which come back otherwise.
+    n_frequency : int
+        Isochromats of different off-resonance at each place.  What (n - 1) / 2 of a side leave out is at most
+        2 R2' t / (pi^2 (n - 1) / 2) of a signal right at an echo, t being the length of the sequence, and far less
+        elsewhere.
+    error : float
+        Bound of what the splitting of rotations and relaxation leaves out, for a magnetisation of 1.
+    precision : float32 or float64
+
+    Returns
+    -------
+    signal : complex64, unit of `amplitude`, shape (sample, point)
+        At each sample of the sequence.
+    bound : float32, shape (sample,)
+        Of the error that was reached, of a magnetisation of 1: splitting and frequencies.
+
+    Notes
+    -----
+    Limits: one pulse of 90 degrees gives i amplitude exp(-t / t2) exp(-r2_prime t) exp(-i 2 pi off_resonance t).
+    """
+    plan, places = planned(sequence), _offsets(extent, across_x, across_y, across_z)
+    frequency, share, left = _lorentzian(r2_prime, float(sequence.time[-1]), n_frequency)
+    count, inside = len(places) * len(frequency), max(1, _PIECE // (len(places) * len(frequency)))
+    signal = np.empty((len(t1), plan.kinds[:, 3].sum()), np.complex64)
+    bound = np.empty(len(t1), np.float32)
+    for first in range(0, len(t1), inside):
+        part = slice(first, first + inside)
+        spins = np.zeros((len(t1[part]), len(frequency), len(places), 9))
+        spins[..., 2] = 1.0
+        for k, values in ((0, t1), (1, t2), (3, b1), (8, off_resonance)):
+            spins[..., k] = np.asarray(values)[part, None, None]
+        spins[..., 5:8] = places
+        spins[..., 8] += frequency[:, None]
+        weights = (np.asarray(amplitude)[part, None] * share[part])[:, :, None] / np.full(len(places), len(places))
+        found, reached = signals(plan, spins.reshape(-1, count, 9), weights.reshape(-1, 1, count).astype(complex),
+                                 error=error, precision=precision)
+        signal[part], bound[part] = found[:, 0], reached + left[part]
+    return Signal(signal, bound)
+
+
+@step(sizes=_points, accuracy=("error", "across_x", "across_y", "across_z"), probe=_PROBE)
+def scan(
+    t1: Annotated[Array, "s", "y", "x"],
+    t2: Annotated[Array, "s", "y", "x"],
+    amplitude: Annotated[Array, "?u", "y", "x"],
+    off_resonance: Annotated[Array, "Hz", "y", "x"],
+    b1: Annotated[Array, "1"],
+    *,
+    sequence: Table,
+    extent: Annotated[tuple[float, ...], "m", ">=0"],
+    across_x: Annotated[int, ">=1"] = 1,
+    across_y: Annotated[int, ">=1"] = 1,
+    across_z: Annotated[int, ">=1"] = 1,
+    error: Annotated[float, ">0"] = 1e-4,
+    precision: Precision = "float32",
+) -> Signal:
+    """Samples of a slice at z = 0, every pixel a voxel filled with isochromats.
+
+    Parameters
+    ----------
+    t1, t2 : array in s, shape (sample, y, x)
+    amplitude : array, any unit, shape (sample, y, x)
+        Equilibrium magnetisation; pixels without any take no time.
+    off_resonance : array in Hz, shape (sample, y, x)
+    b1 : array, shape (sample,)
+        Actual over nominal pulse.
+    sequence : Table
+        Of a .seq file or a builder.
+    extent : tuple of three floats in m
+        Of a pixel along x and y, and of the slice along z.  Pixel i of n lies (i - n // 2) pixels from the centre.
+    across_x, across_y, across_z : int
+        Isochromats side by side in each voxel: more than the cycles of dephasing across it.
+    error : float
+        Bound of what the splitting of rotations and relaxation leaves out, for a magnetisation of 1.
+    precision : float32 or float64
+
+    Returns
+    -------
+    signal : complex64, unit of `amplitude`, shape (sample, point)
+        Sum over pixels over the root of their number, as in `kspace.cartesian`, at each sample of the sequence.
+    bound : float32, shape (sample,)
+        Of the error of one magnetisation of 1 that was reached.
+
+    Notes
+    -----
+    Limit: behind one pulse of 90 degrees, i times the sum of amplitude exp(-t / t2) exp(-i 2 pi (k.r + f t)).
+    """
+    plan, places = planned(sequence), _offsets(extent, across_x, across_y, across_z)
+    rows, columns = t1.shape[1:]
+    y, x = extent[1] * (np.arange(rows) - rows // 2), extent[0] * (np.arange(columns) - columns // 2)
+    centre = np.stack([*np.meshgrid(x, y), np.zeros((rows, columns))], axis=-1)
+    signal = np.empty((len(t1), plan.kinds[:, 3].sum()), np.complex64)
+    bound = np.empty(len(t1), np.float32)
+    for i in range(len(t1)):
+        there = amplitude[i] != 0
+        spins = np.zeros((int(there.sum()), len(places), 9))
+        spins[..., 2], spins[..., 3] = 1.0, b1[i]
+        for k, values in ((0, t1), (1, t2), (8, off_resonance)):
+            spins[..., k] = values[i][there][:, None]
+        spins[..., 5:8] = centre[there][:, None] + places
+        weights = np.repeat(amplitude[i][there] / (len(places) * np.sqrt(rows * columns)), len(places))
+        found, reached = signals(plan, spins.reshape(1, -1, 9), weights.reshape(1, 1, -1).astype(complex), error=error,
+                                 precision=precision)
+        signal[i], bound[i] = found[0, 0], reached[0]
+    return Signal(signal, bound)

@@ -193,7 +193,7 @@ def _pieces(signal: Any, sigma: Any, draws: Draws, channels: tuple[str, ...]) ->
     spread = np.array(sigma, np.float64)
     for first in range(0, len(out), width):
         last = min(first + width, len(out))
-        part = Draws(draws.seed, draws.split, draws.start + first, draws.start + last, draws.label)
+        part = draws.part(first, last)
         noise = [part.normal(name, out.shape[1:]) for name in channels]
         piece = table[first * move : first * move + (last - first) if move else 1]
         add(piece, move, spread[first:last], *noise, out[first:last])

@@ -214,8 +214,12 @@ def _resolved(node: Node, folder: Path, *, trusted: bool) -> Any:
 
 
 def _content(source: Any) -> tuple[Any, str]:
-    """What a file holds: label volumes, or a histogram (.csv, .txt); and its sha256."""
+    """What a file holds: label volumes, a histogram (.csv, .txt), or a pulse sequence (.seq); and its sha256."""
     from factory.recipe.files import read_labels, read_numbers, sha256_of
+    from factory.sequences import read as read_sequence
+
+    if isinstance(source, str) and source.endswith(".seq"):
+        return read_sequence(source), sha256_of(Path(source))
 
     if isinstance(source, str) and source.endswith((".csv", ".txt")):
         return read_numbers(Path(source)), sha256_of(Path(source))

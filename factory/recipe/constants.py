@@ -9,7 +9,10 @@ from typing import Any
 
 from factory.recipe import reading
 from factory.recipe.reading import Faults, Node, visible
-from factory.step import Constant
+from factory.sequences import Sequence, SequenceError, Table
+from factory.sequences.building import builders, built
+from factory.sequences.intervals import STEP
+from factory.step import Constant, constants_of
 from factory.units import TISSUES, UnitError, Volumes, convert
 
 _COMPARE: dict[str, Callable[[float, float], bool]] = {
@@ -106,7 +109,9 @@ def constant(node: Node, kind: Constant, place: str, files: Mapping[str, Any], f
     elif kind.kind == "table":
         return _table(node, place, faults)
     elif kind.kind == "volumes":
-        return _volumes(node, place, files, faults)
+        return _file(node, place, files, Volumes, "label volumes", faults)
+    elif kind.kind in ("sequence", "intervals"):
+        return _sequence(node, kind.kind, place, files, faults)
     elif kind.kind == "bool":
         value = node.value if isinstance(node.value, bool) else None
     elif kind.kind == "choice":
@@ -140,9 +145,10 @@ def _table(node: Node, place: str, faults: Faults) -> dict[int, str] | None:
     return table
 
 
-def _volumes(node: Node, place: str, files: Mapping[str, Any], faults: Faults) -> Volumes | None:
+def _file(node: Node, place: str, files: Mapping[str, Any], kind: type[Any], what: str, faults: Faults) -> Any:
+    """What an entry under files holds; None after a fault."""
     value = files.get(node.value) if isinstance(node.value, str) else None
-    if isinstance(value, Volumes):
+    if isinstance(value, kind):
         return value
     if not (isinstance(node.value, str) and node.value in files):
         faults.add(
@@ -153,4 +159,66 @@ def _volumes(node: Node, place: str, files: Mapping[str, Any], faults: Faults) -
         )
     elif value is None:
         faults.add(node, place, f"the file {node.value!r} is not given; say --set files.{node.value}=PATH")
+    else:
+        faults.add(node, place, f"the file {node.value!r} holds no {what}")
     return None
+
+
+TABLE = {
+    "of": Constant("sequence"),
+    "field": Constant("quantity", "T", ((">", 0.0),), default=None),
+    "step": Constant("quantity", "s", ((">", 0.0),), default=STEP),
+}
+"""``{table: {of: scan, field: 3 T, step: 5 us}}``: the field for offsets in ppm, and the longest piece of a pulse."""
+
+
+def _sequence(node: Node, kind: str, place: str, files: Mapping[str, Any], faults: Faults) -> Sequence | Table | None:
+    """A sequence of a file or of a builder, as it stands or as a table; None after a fault."""
+    if not isinstance(node.value, dict):
+        sequence = _file(node, place, files, Sequence, "pulse sequence (.seq)", faults)
+        return _played(lambda: sequence.table() if sequence and kind == "intervals" else sequence, node, place, faults)
+    legal = {name: constants_of(builder) for name, builder in builders().items()}
+    legal |= {"table": TABLE} if kind == "intervals" else {}
+    if len(node.value) != 1 or not {*node.value} <= {*legal}:
+        faults.add(node, place, "must be the name of a .seq file under files, or one of "
+                   f"{', '.join(legal)} with its settings, not a mapping of {', '.join(node.value) or 'nothing'}"
+                   f"{nearest(next(iter(node.value), ''), legal)}")
+        return None
+    ((name, given),) = node.value.items()
+    settings = _settings(given, legal[name], f"{place}.{name}", files, faults)
+    if settings is None:
+        return None
+    if name == "table":
+        return _played(lambda: settings.pop("of").table(**settings), node, place, faults)
+    return _played(lambda: built(name, settings).table() if kind == "intervals" else built(name, settings),
+                   node, place, faults)
+
+
+def _settings(node: Node, legal: Mapping[str, Constant], place: str, files: Mapping[str, Any],
+              faults: Faults) -> dict[str, Any] | None:
+    """The settings of a builder, those left out at their defaults; None after a fault."""
+    before = faults.noticed
+    if not isinstance(node.value, dict):
+        faults.add(node, place, f"must be a mapping of settings, not {shown(node)} (settings: {', '.join(legal)})")
+        return None
+    for key, child in node.value.items():
+        if key not in legal:
+            faults.add(child, f"{place}.{key}",
+                       f"is no setting{nearest(key, legal)} (settings: {', '.join(legal)})")
+    for key, what in legal.items():
+        if what.required and key not in node.value:
+            faults.add(node, place, f"the setting {key!r} is missing; give {what}")
+    if faults.noticed > before:
+        return None
+    values = {key: constant(node.value[key], what, f"{place}.{key}", files, faults) if key in node.value
+              else what.default for key, what in legal.items()}
+    return values if faults.noticed == before else None
+
+
+def _played(made: Callable[[], Sequence | Table | None], node: Node, place: str, faults: Faults) \
+        -> Sequence | Table | None:
+    try:
+        return made()
+    except SequenceError as error:
+        faults.add(node, place, str(error))
+        return None

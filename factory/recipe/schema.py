@@ -5,14 +5,17 @@ The schema helps while one types; the checks of `factory.recipe` are what decide
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from factory.distributions import DISTRIBUTIONS, REQUIRED, Distribution, Parameter
 from factory.recipe.checking import KEYS
 from factory.recipe.checking import REQUIRED as NEEDED
+from factory.recipe.constants import TABLE
 from factory.recipe.drawing import DESIGNS
 from factory.recipe.tables import COLUMNS, label_tables, tissue_tables
-from factory.step import DTYPES, Constant, Step, steps, topics
+from factory.sequences.building import builders
+from factory.step import DTYPES, Constant, Step, constants_of, steps, topics
 from factory.units import TISSUES, units_of
 
 Schema = dict[str, Any]
@@ -107,7 +110,17 @@ def _constant(constant: Constant) -> Schema:
                              "properties": {"table": {"enum": list(label_tables())}}}]},
         "volumes": NAME,
     }
+    if constant.kind in ("sequence", "intervals"):
+        return _sequence(constant)
     return kinds[constant.kind] | {"title": str(constant)}
+
+
+def _sequence(constant: Constant) -> Schema:
+    legal: dict[str, Mapping[str, Constant]] = {name: constants_of(one) for name, one in builders().items()}
+    legal |= {"table": TABLE} if constant.kind == "intervals" else {}
+    each = [_object({name: _object({key: _constant(one) for key, one in settings.items()})}, (name,))
+            for name, settings in legal.items()]
+    return {"anyOf": [NAME, *each], "title": str(constant)}
 
 
 def _link(step: Step) -> Schema:

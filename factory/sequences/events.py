@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 import numpy as np
 
@@ -59,6 +60,9 @@ class Pulse:
     center: float | None
     use: str
 
+    def __post_init__(self) -> None:
+        self.time.flags.writeable = self.shape.flags.writeable = False
+
     @property
     def signal(self) -> Array:
         """gamma-bar B1 in Hz and Pulseq's sign, with the phase of the shape and without ``offset``; complex128."""
@@ -95,13 +99,23 @@ class Gradient:
     continues: bool = False
     turn: int = 0
 
+    def __post_init__(self) -> None:
+        self.time.flags.writeable = self.value.flags.writeable = False
+
     @property
     def end(self) -> float:
         return float(self.time[-1])
 
     def areas(self, border: Array) -> Array:
         """Integral between each two borders (s from the start of the block) in 1/m, shape (len(border) - 1,)."""
+        if len(border) == 2 and border[0] <= self.time[0] and border[1] >= self.time[-1]:
+            return np.array([self.total])
         return np.diff(integral(self.time, self.value, border))
+
+    @cached_property
+    def total(self) -> float:
+        """Integral over all of it in 1/m."""
+        return float(np.trapezoid(self.value, self.time))
 
     def beginning_with(self, value: float) -> Gradient:
         """The same gradient with this first value."""
@@ -146,7 +160,7 @@ def integral(time: Array, value: Array, at: Array) -> Array:
     whole = np.concatenate([np.zeros(1, value.dtype), np.cumsum(0.5 * width * (value[1:] + value[:-1]))])
     inside = np.clip(at, time[0], time[-1])
     left = np.clip(np.searchsorted(time, inside, side="right") - 1, 0, len(width) - 1)
-    slope = np.diff(value)[left] / np.where(width > 0, width, 1.0)[left]
+    slope = np.diff(value)[left] / np.where(width > 1e-15, width, 1.0)[left]  # a jump has none
     passed = inside - time[left]
     result: Array = whole[left] + passed * (value[left] + 0.5 * slope * passed)
     return result

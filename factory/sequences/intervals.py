@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,8 +33,9 @@ class _Piece:
     pulse: tuple[int, int] | None
 
 
-def intervals(sequence: Sequence, proton: float | None, step: float) -> Table:
-    """The table of a sequence; `Sequence.table` says what the arguments mean."""
+@lru_cache(maxsize=4)
+def table_of(sequence: Sequence, proton: float | None, step: float) -> Table:
+    """The table of a sequence; `Sequence.table` says what the arguments mean.  The last few are kept."""
     if not step > 0:
         raise SequenceError(f"the step must be positive, not {step:g} s")
     known: dict[tuple[object, ...], _Piece] = {}
@@ -49,10 +51,10 @@ def intervals(sequence: Sequence, proton: float | None, step: float) -> Table:
         if total > room:
             raise SequenceError(f"has more than {MAX_INTERVALS} intervals; a longer step of the pulses gives fewer")
         pieces.append((number, known[key]))
-    return _joined(sequence.border, pieces)
+    return _joined(sequence.border, pieces, sequence.text)
 
 
-def _joined(border: Array, pieces: list[tuple[int, _Piece]]) -> Table:
+def _joined(border: Array, pieces: list[tuple[int, _Piece]], text: str) -> Table:
     time, pulses, total = [np.zeros(1)], [], 0
     for number, piece in pieces:
         later = border[number] + piece.border
@@ -68,7 +70,7 @@ def _joined(border: Array, pieces: list[tuple[int, _Piece]]) -> Table:
     return Table(
         time=np.concatenate(time), rf=all_of("rf", np.zeros(0, np.complex128)), area=all_of("area", np.zeros((0, 3))),
         sampled=all_of("sampled", np.zeros(0, np.bool_)), receiver=all_of("receiver", np.zeros(0)),
-        pulses=np.array(pulses, np.int64).reshape(-1, 2),
+        pulses=np.array(pulses, np.int64).reshape(-1, 2), text=text,
     )
 
 

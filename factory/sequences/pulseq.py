@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from factory.sequences.events import MICRO, Decoder, Gradient, Pulse, Readout
-from factory.sequences.intervals import STEP, intervals
+from factory.sequences.intervals import STEP, table_of
 from factory.sequences.table import Table
 from factory.sequences.text import MAX_BYTES, Sections, SequenceError, quoted, sections
 from factory.units import GAMMA_BAR, Array
@@ -62,6 +62,9 @@ class Sequence:
     gradients: Mapping[int, Gradient]
     readouts: Mapping[int, Readout]
     first: Mapping[tuple[int, int], float]
+
+    def __post_init__(self) -> None:
+        self.border.flags.writeable = self.rows.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -117,10 +120,10 @@ class Sequence:
         -----
         Pulseq's phasors are conjugated: a pulse a(t) exp(i (phase + 2 pi f t)) of the file becomes conj(a) exp(-i
         (phase + 2 pi f t)), which is resonant at +f, and a sample is multiplied by exp(+i (phase + 2 pi f t)).  t runs
-        from the start of the shape, or from the end of the readout's delay.  Limit: the sum of rf times duration is
-        the flip angle over 2 pi on resonance.
+        from the start of the shape, or from the end of the readout's delay, so at the centre of a pulse its phase is
+        phase + 2 pi f center.  Limit: the sum of rf times duration is the flip angle over 2 pi on resonance.
         """
-        return intervals(self, None if field is None else GAMMA_BAR * field, step)
+        return table_of(self, None if field is None else GAMMA_BAR * field, step)
 
 
 def read(path: str | os.PathLike[str]) -> Sequence:
@@ -160,8 +163,8 @@ def parse(text: str | bytes) -> Sequence:
     if isinstance(text, bytes):
         try:
             text = text.decode()
-        except UnicodeDecodeError as error:
-            raise SequenceError(f"line {text[: error.start].count(10) + 1}: is no text; is it a Pulseq file?") from None
+        except UnicodeDecodeError:
+            raise SequenceError("is no text; is it a Pulseq file?") from None
     found = sections(text)
     _refuse_extensions(found)
     rf, gradient, block = (_raster(found, name) for name in RASTERS)
@@ -170,7 +173,7 @@ def parse(text: str | bytes) -> Sequence:
     rows = found.blocks[:, 2:7]
     ends = _ends(found, pulses, gradients, readouts)
     border = _borders(found, ends, block)
-    first = _firsts(rows, border, gradients, any(one.continues for one in gradients.values()))
+    first = _firsts(rows, border, gradients)
     return Sequence(text, found.version, found.definitions, border, rows, pulses, gradients, readouts, first)
 
 
@@ -218,8 +221,8 @@ def _refuse_extensions(found: Sections) -> None:
             kind, one = found.lists[one]
             name = found.extensions.get(kind, "")
             if name not in _HARMLESS:
-                raise SequenceError(f"line {number}: the block uses the extension {quoted(name or str(kind))}, which is "
-                                    f"not read; legal are {', '.join(sorted(_HARMLESS))}")
+                raise SequenceError(f"line {number}: the block uses the extension {quoted(name or str(kind))}, which "
+                                    f"is not read; legal are {', '.join(sorted(_HARMLESS))}")
         checked |= way
 
 
@@ -261,10 +264,10 @@ def _borders(found: Sections, ends: Array, raster: float) -> Array:
     return border
 
 
-def _firsts(rows: Array, border: Array, gradients: Mapping[int, Gradient], needed: bool) -> dict[tuple[int, int], float]:
+def _firsts(rows: Array, border: Array, gradients: Mapping[int, Gradient]) -> dict[tuple[int, int], float]:
     """First values of gradients that go on where the block before ended, which files before 1.5 do not give."""
     first: dict[tuple[int, int], float] = {}
-    if not needed:
+    if not any(gradient.continues for gradient in gradients.values()):
         return first
     lengths = np.diff(border)
     last = [0.0, 0.0, 0.0]

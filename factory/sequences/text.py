@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sized
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -21,8 +21,10 @@ from factory.units import Array
 MAX_BYTES = 64 * 2**20  # of a file; a spiral with 28,000 points has 0.24 MB
 MAX_SAMPLES = 2**24  # of one shape, unpacked
 MAX_TOTAL = 2**25  # of all shapes that a file uses, unpacked
+LARGEST = 1e15  # what a number may be: products of a few stay finite
 MAX_LINE = 2000  # characters; a list of frequency offsets in a definition may be long
-MAX_ROWS = 2_000_000  # blocks or events of one section
+MAX_BLOCKS = 2_000_000
+MAX_ROWS = 300_000  # events of one section, definitions, shapes
 _STRANGE = re.compile(r"[^\x20-\x7e]")
 
 
@@ -109,8 +111,7 @@ class _Reader:
         self.lines = self._numbered(text)
         self.out = Sections()
         self.seen: set[str] = set()
-        self.blocks: list[tuple[int, ...]] = []
-        self.places: list[int] = []
+        self.blocks, self.places = array("q"), array("q")
         self.extension = ""
 
     @staticmethod
@@ -178,6 +179,7 @@ class _Reader:
             self._version_word(number, words)
         elif section in ("DEFINITIONS", "SIGNATURE"):
             into = self.out.definitions if section == "DEFINITIONS" else self.out.signature
+            _bounded(into, section)
             if words[0] in into:
                 raise SequenceError(f"line {number}: {quoted(words[0])} is defined a second time")
             into[words[0]] = " ".join(words[1:])
@@ -204,11 +206,11 @@ class _Reader:
             raise SequenceError(f"line {number}: a block of version {self._version} has "
                                 f"{' or '.join(map(str, columns))} numbers, not {len(words)}")
         row = [_whole(word, number, "a block's number") for word in words]
-        if row[0] != len(self.blocks) + 1 and self.blocks and row[0] <= self.blocks[-1][0]:
-            raise SequenceError(f"line {number}: block {row[0]} follows block {self.blocks[-1][0]}; they must ascend")
-        if len(self.blocks) >= MAX_ROWS:
-            raise SequenceError(f"has more than {MAX_ROWS} blocks")
-        self.blocks.append((*row, 0) if len(row) == 7 else tuple(row))
+        if self.blocks and row[0] <= self.blocks[-8]:
+            raise SequenceError(f"line {number}: block {row[0]} follows block {self.blocks[-8]}; they must ascend")
+        if len(self.places) >= MAX_BLOCKS:
+            raise SequenceError(f"has more than {MAX_BLOCKS} blocks")
+        self.blocks.extend([*row, 0][:8])
         self.places.append(number)
 
     def _event(self, section: str, number: int, words: list[str]) -> None:
@@ -230,8 +232,7 @@ class _Reader:
         both = (self.out.gradients, self.out.trapezoids) if section in ("GRADIENTS", "TRAP") else (table,)
         if any(event in one for one in both):
             raise SequenceError(f"line {number}: the id {event} is given a second time")
-        if len(table) >= MAX_ROWS:
-            raise SequenceError(f"has more than {MAX_ROWS} rows in [{section}]")
+        _bounded(table, section)
         values = [_number(word, number) for word in words[1:]]
         table[event] = Row(number, dict(zip(names, values, strict=True)), use)
 
@@ -241,6 +242,7 @@ class _Reader:
                 raise SequenceError(f"line {number}: an extension is given as 'extension NAME id'")
             self.extension = words[1]
             kind = _whole(words[2], number, "an extension's id", 1)
+            _bounded(self.out.extensions, "EXTENSIONS")
             if kind in self.out.extensions:
                 raise SequenceError(f"line {number}: the extension {kind} is given a second time")
             self.out.extensions[kind] = words[1]
@@ -248,6 +250,7 @@ class _Reader:
             if len(words) != 4:
                 raise SequenceError(f"line {number}: a row of [EXTENSIONS] has 4 numbers (id type ref next), "
                                     f"not {len(words)}")
+            _bounded(self.out.lists, "EXTENSIONS")
             one, kind, _, following = (_whole(word, number, "an extension's number") for word in words)
             if one in self.out.lists:
                 raise SequenceError(f"line {number}: the id {one} is given a second time")
@@ -260,6 +263,7 @@ class _Reader:
         if first == "shape_id":
             self._keep(shape)
             name = _whole(rest.strip(), number, "a shape's id", 1)
+            _bounded(self.out.shapes, "SHAPES")
             if name in self.out.shapes:
                 raise SequenceError(f"line {number}: the shape {name} is given a second time")
             return name, number, -1, array("d")
@@ -284,20 +288,25 @@ class _Reader:
             self.out.shapes[name] = Packed(place, samples, np.frombuffer(data, np.float64))
 
 
+def _bounded(table: Sized, section: str) -> None:
+    if len(table) >= MAX_ROWS:
+        raise SequenceError(f"has more than {MAX_ROWS} entries in [{section}]")
+
+
 def _number(word: str, line: int) -> float:
     try:
         value = float(word)
     except ValueError:
         value = math.nan
-    if not math.isfinite(value) or "_" in word:
-        raise SequenceError(f"line {line}: {quoted(word)} is no finite number")
+    if not abs(value) <= LARGEST or "_" in word:  # false for NaN as well
+        raise SequenceError(f"line {line}: {quoted(word)} is no number from -{LARGEST:g} to {LARGEST:g}")
     return value
 
 
 def _whole(word: str, line: int, what: str, least: int = 0) -> int:
     """A whole number in decimal digits; some writers put a point behind it."""
     value = _number(word, line)
-    if value != int(value) or not least <= value < 2**53:
+    if value != int(value) or not least <= value:
         raise SequenceError(f"line {line}: {what} must be a whole number from {least} on, not {quoted(word)}")
     return int(value)
 
@@ -328,6 +337,7 @@ def unpacked(shape: Packed, name: int, version: tuple[int, int, int]) -> Array:
         counts.append(count)
         position, total = position + step, total + count
     if total != shape.samples or position < len(data):
-        raise SequenceError(f"line {shape.line}: the shape {name} unpacks to {'more' if total > shape.samples else total} "
-                            f"samples, but claims {shape.samples}")
+        found = "more" if total > shape.samples else total
+        raise SequenceError(f"line {shape.line}: the shape {name} unpacks to {found} samples, but claims "
+                            f"{shape.samples}")
     return np.cumsum(np.repeat(np.frombuffer(values), np.frombuffer(counts, np.int64)))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
-
 import numpy as np
 
-from factory.floor import make
+from factory.floor import make_at
 from factory.order import Indices
 from factory.recipe import Recipe
 from factory.stream.memory import Allocate, fresh
@@ -22,19 +20,13 @@ class Live:
 
     def read(self, indices: Indices, allocate: Allocate = fresh) -> dict[str, Array]:
         distinct, place = np.unique(indices, return_inverse=True)
-        arrays = {v.name: allocate(v.name, (len(distinct), *v.shape), v.dtype)
-                  for v in self.variables if not v.coordinate}
-        edges = [0, *(np.flatnonzero(np.diff(distinct) != 1) + 1).tolist(), len(distinct)]
-        for first, last in pairwise(edges):
-            made = make(self.recipe, self.split, int(distinct[first]), int(distinct[last - 1]) + 1)
-            for name, array in arrays.items():
-                array[first:last] = made.variables[name].values
-        if not np.array_equal(indices, distinct):
-            arrays = {v.name: np.take(arrays[v.name], place, 0, allocate(f"{v.name} in order", (len(place), *v.shape),
-                                                                         v.dtype))
-                      for v in self.variables if not v.coordinate}
-        coordinates = {v.name: np.array(made.variables[v.name].values) for v in self.variables if v.coordinate}
-        return {v.name: (arrays | coordinates)[v.name] for v in self.variables}
+        made = make_at(self.recipe, self.split, distinct)
+        arrays = {}
+        for v in self.variables:
+            values = made.variables[v.name].values
+            arrays[v.name] = np.array(values) if v.coordinate else np.take(
+                values, place, 0, allocate(v.name, (len(place), *v.shape), v.dtype))
+        return arrays
 
     def refresh(self) -> bool:
         """A recipe does not change."""

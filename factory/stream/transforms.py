@@ -37,20 +37,22 @@ class Random:
 
     def uniform(self, name: str, shape: tuple[int, ...] = ()) -> Values:
         """Uniform numbers in (0, 1), float32 (batch, *shape)."""
-        return self._drawn(numerics.uniform_block, name, shape)
+        return self._drawn(numerics.uniform_rows, name, shape)
 
     def normal(self, name: str, shape: tuple[int, ...] = ()) -> Values:
         """Standard normal numbers, float32 (batch, *shape)."""
-        return self._drawn(numerics.normal_block, name, shape)
+        return self._drawn(numerics.normal_rows, name, shape)
 
     def _drawn(self, fill: Callable[..., Any], name: str, shape: tuple[int, ...]) -> Values:
         out = np.empty((len(self.places), prod(shape)))
-        keys: dict[tuple[int, int], np.uint64] = {}
-        for row, (member, epoch, sample) in enumerate(self.places):
-            key = keys.get((member, epoch))
-            if key is None:
-                key = keys[member, epoch] = np.uint64(address("transform", self.seed, member, epoch, name))
-            fill(out[row : row + 1], key, np.uint64(sample))
+        rows: dict[tuple[int, int], list[int]] = {}
+        for row, (member, epoch, _) in enumerate(self.places):
+            rows.setdefault((member, epoch), []).append(row)
+        for (member, epoch), some in rows.items():
+            part = np.empty((len(some), out.shape[1]))
+            fill(part, np.uint64(address("transform", self.seed, member, epoch, name)),
+                 np.array([self.places[row][2] for row in some], np.uint64))
+            out[some] = part
         values = out.astype(np.float32).reshape(-1, *shape)
         return values if isinstance(self.like, np.ndarray) else _moved(values, self.like)
 

@@ -319,7 +319,7 @@ def test_errors_of_the_reading_thread_arrive(recipe: Recipe, monkeypatch: Any) -
     def make(*arguments: Any) -> xr.Dataset:
         raise FloatingPointError("not finite")
 
-    monkeypatch.setattr(live_room, "make", make)
+    monkeypatch.setattr(live_room, "make_at", make)
     threads = threading.active_count()
     with pytest.raises(FloatingPointError, match="not finite"):
         next(iter(Stream(recipe, "train", batch=4)))
