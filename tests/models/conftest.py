@@ -56,17 +56,27 @@ def rim_t2(seed: int, batch: int = 6, size: int = 12, time: Tensor = ECHO_TIME) 
             "echo_time": time}  # fmt: skip
 
 
-def drone_epi(seed: int, batch: int = 12) -> Batch:
-    """Fingerprints of 25 frames that fall with T2 and recover with T1, as those of the recipe do."""
+def drone_epi(seed: int, batch: int = 12, frames: int = 25) -> Batch:
+    """Fingerprints that fall with T2 and recover with T1, as those of the recipe do."""
     generator = torch.Generator().manual_seed(seed)
     t1, t2 = (low + (high - low) * torch.rand(batch, generator=generator) for low, high in ((0.3, 3.0), (0.03, 0.3)))
-    frame = 0.05 * torch.arange(1, 26)
+    frame = 0.05 * torch.arange(1, frames + 1)
     clean = torch.exp(-frame / t2[:, None]) + 1 - 2 * torch.exp(-frame / t1[:, None])
     signal = clean + 0.05 * torch.randn(clean.shape, generator=generator)
     return {"signal": signal, "clean": clean, "t1": t1, "t2": t2}
 
 
-MAKERS: dict[str, Callable[..., Batch]] = {"rim_t1": rim_t1, "rim_t2": rim_t2, "drone_epi": drone_epi}
+def drone_fisp(seed: int, batch: int = 12) -> Batch:
+    """The same with 600 frames that fall with B1, too."""
+    made = drone_epi(seed, batch, frames=600)
+    b1 = 0.8 + 0.4 * torch.rand(batch, generator=torch.Generator().manual_seed(seed + 1))
+    bend = torch.exp(-(b1[:, None] ** 2) * torch.linspace(0, 1, 600))
+    return made | {"signal": made["signal"] * bend, "clean": made["clean"] * bend, "b1": b1}
+
+
+MAKERS: dict[str, Callable[..., Batch]] = {
+    "rim_t1": rim_t1, "rim_t2": rim_t2, "drone_epi": drone_epi, "drone_fisp": drone_fisp,
+}  # fmt: skip
 
 
 class Batches:

@@ -13,7 +13,7 @@ from factory.recipe import load
 from factory.stream import Stream
 from models.cards import systems
 from models.classical.dictionary import entries, grid, match
-from models.drone import RANGES, SNR, Drone, scaled
+from models.drone import EPI, SNR, Drone, dictionary, scaled
 from models.training import evaluate, fit
 
 
@@ -35,7 +35,7 @@ def test_the_recipe_draws_what_it_says(recipe: Any) -> None:
 
 def test_entries_are_the_recipes_own_fingerprints(recipe: Any) -> None:
     data = make(recipe, "train", 0, 20)
-    found = entries(recipe, "clean", {name: data[name].values.astype(float) for name in RANGES})
+    found = entries(recipe, "clean", {name: data[name].values.astype(float) for name in EPI})
     np.testing.assert_allclose(found, data.clean, atol=2e-6)
     with pytest.raises(ValueError, match="makes no 'signal' of draws alone"):
         entries(recipe, "signal", {"t1": np.ones(1)})
@@ -61,16 +61,16 @@ def test_targets_and_estimates_are_inverse() -> None:
                 layer.weight.zero_()
                 layer.bias.zero_()
     found = task.predict({"signal": torch.ones(3, 25)})
-    for name, (low, high) in RANGES.items():
+    for name, (low, high) in EPI.items():
         assert torch.allclose(found[name], torch.tensor((low * high) ** 0.5))
-        assert torch.allclose(scaled(found[name], name), torch.tensor(0.5))
+        assert torch.allclose(scaled(found[name], low, high), torch.tensor(0.5))
     assert sum(p.numel() for p in task.parameters()) == 98_702  # as counted for 25 frames
 
 
 def test_the_scale_of_a_fingerprint_says_nothing() -> None:
     task, signal = Drone(25), torch.randn(4, 25)
     one, two = task.predict({"signal": signal}), task.predict({"signal": 50 * signal})
-    assert all(torch.allclose(one[name], two[name], rtol=1e-4) for name in RANGES)
+    assert all(torch.allclose(one[name], two[name], rtol=1e-4) for name in EPI)
 
 
 def test_noise_is_fresh_and_as_loud_as_it_says() -> None:
@@ -93,3 +93,13 @@ def test_it_learns(recipe: Any, tmp_path: Any) -> None:
     for name, most in (("t1", 30), ("t2", 30)):
         assert found[name, "DRONE"] < most < found[name, "constant"]
         assert found[name, "matching, 3491 entries"] < found[name, "matching, 187 entries"]
+
+
+def test_a_dictionary_of_fisp_fingerprints_has_an_axis_of_b1() -> None:
+    values, atoms = dictionary("drone_fisp", 0.1, 4, 3)
+    assert sorted(set(values["b1"].tolist())) == [0.8, 1.0, 1.2]
+    assert (values["t2"] < values["t1"]).all()
+    assert atoms.shape == (len(values["t1"]), 600)
+    one = {name: axis[7:8] for name, axis in values.items()}
+    assert np.array_equal(entries(load("drone_fisp"), "clean", one)[0], atoms[7])
+    assert systems()["drone_fisp"].stages[0].learns == ("clean", "t1", "t2", "b1")
