@@ -39,7 +39,7 @@ def filled(text: str) -> str:
     return text
 
 
-PAGES = ("README.md", "docs/rim.md", "docs/stream.md")
+PAGES = ("README.md", "docs/physics.md", "docs/rim.md", "docs/stream.md")
 
 
 def refresh() -> None:
