@@ -123,6 +123,9 @@ def killed(folder: Path, step: int, world: int, known: np.ndarray, **options: An
     run = Run(world, settings_for(folder, **options))
     try:
         run.wait_for_step(step)
+        while last_checkpoint(folder) is None:  # the first one may still be on its way
+            run.wait_for_step(step)
+            time.sleep(0.01)
         run.kill()
         found = run.samples(known)
     finally:
