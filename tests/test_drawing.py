@@ -37,11 +37,13 @@ draw:
   l: {dirichlet: {concentration: [1, 2, 3]}, dim: pool}
   m: {multivariate_normal: {mean: [1 s, 80 ms], covariance: [[0.01, 0.0005], [0.0005, 0.0001]]}}
   q: {per_tissue: {csf: {normal: [3.5 s, 0.3 s]}, fat: {uniform: [300 ms, 500 ms]}}}
+  r: {several: {count: 4, of: {uniform: [5 1/s, 400 1/s]}}, dim: peak}
+  s: {each: {components: [{uniform: [1, 2]}, {normal: [9, 1]}]}, dim: coil}
   o: {empirical: {file: measured_t2, unit: ms}}
   p: {uniform: [a, 2 s]}
 chain:
   - epg.cpmg: {t1: p, t2: a, b1: x, spacing: 8 ms, n_echo: 2}
-keep: [signal, l, m, q]
+keep: [signal, l, m, q, r, s]
 """
 
 
@@ -75,6 +77,9 @@ def test_values_come_out_in_the_canonical_unit(tmp_path: Path) -> None:
     assert set(np.unique(made.h)) == {np.float32(64e6), np.float32(123.2e6), np.float32(298e6)}
     assert (made.i.dtype, int(made.i.min()), int(made.i.max())) == ("int64", 1, 10)
     assert (made.k < 0.2).mean() == pytest.approx(0.75, abs=0.03)
+    assert (made.r.attrs["units"], made.r.dims, made.r.sizes["peak"]) == ("1/s", ("sample", "peak"), 4)
+    assert 5 < made.r.min() < made.r.max() < 400
+    assert made.s.mean("sample").values == pytest.approx([1.5, 9], abs=0.1)
     np.testing.assert_allclose(made.l.sum("pool"), 1, rtol=1e-6)
     np.testing.assert_allclose(made.l.mean("sample"), np.array([1, 2, 3]) / 6, atol=0.02)
     assert np.corrcoef(made.m.T)[0, 1] == pytest.approx(0.5, abs=0.05)
