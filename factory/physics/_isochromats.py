@@ -1,9 +1,11 @@
 """Kernels of Bloch isochromats: spins side by side in the lanes of vector instructions.
 
-One source serves float32 and float64.  A pulse's interval is one rotation about its effective field, written with half
-angles h = theta / 2, so that two even polynomials on [0, pi / 2] are all the trigonometry: with q = h sin|h| / |h| and
-t = M x q the new magnetisation is M + 2 (cos|h| t + t x q).  Free precession takes the same polynomials once whole
-turns are rounded off.  What is left after relaxation is computed once for each length of time that occurs.
+One source serves float32 and float64.  A part of a pulse is one rotation about its effective field by at most 90
+degrees, written with half angles h, so that two short even polynomials are all the trigonometry: with q = h sin|h| /
+|h| and t = M x q the new magnetisation is M + 2 (cos|h| t + t x q).  Free precession takes longer ones once whole turns
+are rounded off.  Each spin is seen from a frame in which its transmit field has no phase; what is received is turned
+back.
+What is left after relaxation is computed once for each length of time that occurs.
 """
 
 from __future__ import annotations
@@ -18,9 +20,10 @@ from factory.numerics import exp, inlined
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _INLINED: Any = _OPTIONS | {"forceinline": True}
-LANES = 32  # spins side by side
+LANES = 64  # spins side by side: half as many wait for each other's results
 _W = LANES
-_ROWS = 12  # of a block: x, y, z, b1 (real, imaginary), position (x, y, z), off-resonance, where it was (x, y, z)
+_ROWS = 12  # of a block: x, y, z, b1, position (x, y, z), off-resonance, where it was (x, y, z), b1 squared
+_WIDEST = np.pi / 2  # rad; of one rotation
 _TWO, _PI = 2.0, np.pi
 _SHIFT32, _SHIFT64 = 1.5 * 2.0**23, 1.5 * 2.0**52  # added and taken away again, they leave a whole number
 
@@ -42,8 +45,31 @@ _as: Any = intrinsic(_typed)  # a number in the type of another one
 
 
 @inlined
+def _turned32(u: Any) -> Any:
+    """(sin(h) / h, cos(h)) for u = h^2 up to (pi / 4)^2: near-minimax, to 3e-9 and 5e-11."""
+    f = np.float32
+    s = _fma(f(-0.000195039042508), u, f(0.0083320357856))
+    s = _fma(_fma(s, u, f(-0.16666650674)), u, f(1.0))
+    c = _fma(_fma(f(2.43798312512e-5), u, f(-0.00138866179996)), u, f(0.0416666166925))
+    c = _fma(_fma(c, u, f(-0.499999996149)), u, f(1.0))
+    return s, c
+
+
+@inlined
+def _turned64(u: Any) -> Any:
+    """The same to 3e-18 and 5e-17."""
+    s = _fma(_fma(1.5894736651849095259e-10, u, -2.5050716974102745028e-8), u, 2.7557313376400129128e-6)
+    s = _fma(_fma(s, u, -0.00019841269828650300013), u, 0.0083333333333203624567)
+    s = _fma(_fma(s, u, -0.16666666666666616666), u, 1.0)
+    c = _fma(_fma(2.063045437966229288e-9, u, -2.7555233884847418601e-7), u, 0.000024801578538562986336)
+    c = _fma(_fma(c, u, -0.0013888888869978658824), u, 0.041666666666472305795)
+    c = _fma(_fma(c, u, -0.49999999999999250779), u, 1.0)
+    return s, c
+
+
+@inlined
 def _half_angle32(u: Any) -> Any:
-    """(sin(h) / h, cos(h)) for u = h^2 up to (pi / 2)^2: near-minimax, to 4e-9 and 2e-10."""
+    """(sin(h) / h, cos(h)) for u = h^2 up to (pi / 2)^2: to 4e-9 and 2e-10."""
     f = np.float32
     s = _fma(f(2.60510763533e-6), u, f(-0.000198090174087))
     s = _fma(_fma(_fma(s, u, f(0.00833305017067)), u, f(-0.166666579478)), u, f(0.999999995699))
@@ -80,6 +106,20 @@ def _half_angle_of(u: Any) -> Any:
     return code
 
 
+def _turned(u: Any) -> Any:
+    raise NotImplementedError("only inside kernels")
+
+
+@overload(_turned, jit_options=_INLINED)
+def _turned_of(u: Any) -> Any:
+    turned = _turned32 if u == types.float32 else _turned64
+
+    def code(u: Any) -> Any:
+        return turned(u)
+
+    return code
+
+
 def _shift(u: Any) -> Any:
     raise NotImplementedError("only inside kernels")
 
@@ -96,20 +136,22 @@ def _shift_of(u: Any) -> Any:
 
 @inlined
 def _turn(s: Any, left: Any, field: Any) -> None:
-    """One interval of a pulse for a block of spins, and the relaxation behind it.
+    """One part of a pulse for a block of spins, and the relaxation behind it.
 
-    ``field`` holds half angles for one unit of b1 (real and imaginary), of position (x, y, z) and of off-resonance.
+    ``field`` holds half angles, along x and y for one unit of b1, along z for one of position (x, y, z) and of
+    off-resonance.
     """
     rx, ry, gx, gy, gz, dt = field[0], field[1], field[2], field[3], field[4], field[5]
-    x, y, z, bx, by = s[:_W], s[_W : 2 * _W], s[2 * _W : 3 * _W], s[3 * _W : 4 * _W], s[4 * _W : 5 * _W]
-    px, py, pz, f = s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W], s[8 * _W : 9 * _W]
+    x, y, z, b1 = s[:_W], s[_W : 2 * _W], s[2 * _W : 3 * _W], s[3 * _W : 4 * _W]
+    px, py, pz, f = s[4 * _W : 5 * _W], s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W]
     e1, e2, grown = left[:_W], left[_W : 2 * _W], left[2 * _W : 3 * _W]
-    two = _as(_TWO, rx)
+    square = s[11 * _W : 12 * _W]
+    two, power = _as(_TWO, rx), rx * rx + ry * ry
     for j in range(_W):
-        hx, hy = _fma(rx, bx[j], -ry * by[j]), _fma(rx, by[j], ry * bx[j])
         hz = _fma(gx, px[j], _fma(gy, py[j], _fma(gz, pz[j], dt * f[j])))
-        sine, w = _half_angle(_fma(hx, hx, _fma(hy, hy, hz * hz)))
-        qx, qy, qz = sine * hx, sine * hy, sine * hz
+        sine, w = _turned(_fma(hz, hz, power * square[j]))
+        along = sine * b1[j]
+        qx, qy, qz = along * rx, along * ry, sine * hz
         mx, my, mz = x[j], y[j], z[j]
         tx, ty, tz = _fma(my, qz, -mz * qy), _fma(mz, qx, -mx * qz), _fma(mx, qy, -my * qx)
         ux = _fma(w, tx, _fma(ty, qz, -tz * qy))
@@ -124,7 +166,7 @@ def _precess(s: Any, left: Any, field: Any) -> None:
     """One interval without a pulse: ``field`` as for `_turn`, but turns instead of half angles."""
     gx, gy, gz, dt = field[2], field[3], field[4], field[5]
     x, y, z = s[:_W], s[_W : 2 * _W], s[2 * _W : 3 * _W]
-    px, py, pz, f = s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W], s[8 * _W : 9 * _W]
+    px, py, pz, f = s[4 * _W : 5 * _W], s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W]
     e1, e2, grown = left[:_W], left[_W : 2 * _W], left[2 * _W : 3 * _W]
     shift, pi, two = _shift(gx), _as(_PI, gx), _as(_TWO, gx)
     for j in range(_W):
@@ -161,7 +203,7 @@ def _move(s: Any, moved: Any, first: int, held: int) -> None:
     """Put the spins of a block where they are in the middle of an interval."""
     for axis in range(3):
         for j in range(_W):
-            s[(5 + axis) * _W + j] = s[(9 + axis) * _W + j] + moved[axis, first + min(j, held - 1)]
+            s[(4 + axis) * _W + j] = s[(8 + axis) * _W + j] + moved[axis, first + min(j, held - 1)]
 
 
 @njit(**_OPTIONS)
@@ -169,14 +211,16 @@ def _load(s: Any, weight: Any, spins: Any, weights: Any, first: int, held: int) 
     """Fill a block with spins; lanes that are left over repeat the last one and weigh nothing."""
     for j in range(_W):
         i = first + min(j, held - 1)
-        s[2 * _W + j] = spins[i, 2]
-        for k in range(6):
-            s[(3 + k) * _W + j] = spins[i, 3 + k]
+        strength = np.sqrt(spins[i, 3] ** 2 + spins[i, 4] ** 2)
+        s[2 * _W + j], s[3 * _W + j], s[11 * _W + j] = spins[i, 2], strength, strength * strength
+        for k in range(4):
+            s[(4 + k) * _W + j] = spins[i, 5 + k]
         for k in range(3):
-            s[(9 + k) * _W + j] = spins[i, 5 + k]
+            s[(8 + k) * _W + j] = spins[i, 5 + k]
+        phase = complex(spins[i, 3], spins[i, 4]) / strength if strength > 0 else complex(1.0, 0.0)
         for coil in range(weights.shape[0]):
-            weight[coil, j] = weights[coil, i].real if j < held else 0.0
-            weight[coil, _W + j] = weights[coil, i].imag if j < held else 0.0
+            turned = weights[coil, i] * phase if j < held else complex(0.0, 0.0)
+            weight[coil, j], weight[coil, _W + j] = turned.real, turned.imag
     s[: 2 * _W] = 0.0
 
 
@@ -278,7 +322,7 @@ def _parts(spins: Any, moved: Any, fields: Any, kinds: Any, error: float) -> Any
             worst = max(worst, left)
         else:
             left *= exp(-fields[n, 5] * slowest)
-    parts = int(np.ceil(max(1.0, np.sqrt(worst / error), np.sqrt(widest) / np.pi)))
+    parts = int(np.ceil(max(1.0, np.sqrt(worst / error), np.sqrt(widest) / _WIDEST)))
     return parts, worst / parts**2
 
 
