@@ -74,7 +74,7 @@ def trained(name: str, folder: Path) -> tuple[list[dict[str, Any]], Path]:
 
 def main() -> None:
     torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory(dir=".") as folder:
+    with tempfile.TemporaryDirectory() as folder:
         rows, store = trained("drone", Path(folder))
         rows += rates(Drone(25).eval(), load("drone_epi"), store)  # how fast it is does not depend on its weights
         rows += trained("drone_fisp", Path(folder))[0]

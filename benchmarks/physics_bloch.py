@@ -2,7 +2,8 @@
 
 - isochromats  rotations with relaxation, against NumPy and, where it is installed, sigpy's spinors without relaxation
 - fids         40,000 decays of 256 points, against NumPy
-- jemris       distance to JEMRIS' signals, beside KomaMRI's (needs the reference data)
+- jemris       distance to JEMRIS' signals, beside KomaMRI's (needs the reference data, as the next)
+- references   distance to EPG-X, BMCTool and pulseq-cest
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ from rows import record, row
 
 from factory.physics import _isochromats, spectra
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # checks are those of the tests
+DATA = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[2] / "shared" / "data"))
 ROUNDS, SPINS, STEPS, STEP = 9, 16_384, 300, 1e-5
 ONE_ROTATION = 69  # floating-point operations of a rotation about any axis and the relaxation behind it
 
@@ -131,11 +134,9 @@ def fids() -> list[dict[str, Any]]:
 
 
 def jemris() -> list[dict[str, Any]]:
-    sys.path.insert(0, str(Path(__file__).parents[1]))
     from tests.physics import test_bloch as checks
 
-    folder = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[2] / "shared" / "data")) / "jemris"
-    rows = []
+    folder, rows = DATA / "jemris", []
     for case, simulated, target in (("column1d", checks.echo_planar, 1.1), ("spheresCS", checks.echo_planar, 0.75),
                                     ("brain_spiral", checks.spiral, 0.4), ("brain_spiral", checks.spiral_file, 3.0)):
         found, right, other = simulated(folder, case)
@@ -152,7 +153,33 @@ def jemris() -> list[dict[str, Any]]:
     return rows
 
 
-BARS: dict[str, Callable[[], list[dict[str, Any]]]] = {"isochromats": isochromats, "fids": fids, "jemris": jemris}
+def references() -> list[dict[str, Any]]:
+    from tests.physics import test_epg_reference as graphs
+    from tests.physics import test_exchange as pools
+
+    with np.load(DATA / "epg" / "syc__EPGX_GRE_single_MT.npz") as file:
+        stored = {name: file[name].conj() for name in file.files}
+    rows = []
+    for title, states, which in (("single pool", graphs.single_pool, "0"), ("bound pool", graphs.bound_pool, "mt")):
+        worst = max(graphs.distance(n, stored[f"Fn{which}"], stored[f"Zn{which}"], *states(n))
+                    for n in (1, 2, 3, 57, 100, 150, graphs.PULSES))  # fmt: skip
+        rows.append(row(f"EPG-X, RF-spoiled gradient echoes, {title}", worst, "of M0", target="<= 1e-9",
+                        baseline="largest distance of all stored states F+, F-, Z behind seven of 200 pulses"))
+    found, wanted = pools.wasabi()
+    rows.append(row("BMCTool, WASABI", np.abs(found - wanted).max(), "of Mz", target="<= 1e-6",
+                    baseline="without the dead times of pulses, which it leaves out; with them 2.4e-5"))
+    found, wanted, _ = pools.aptw(pools.exchange.train(pools.parse(pools.file_text("pc__APTw_3T_example.seq")), 300))
+    rows.append(row("pulseq-cest, APTw", np.abs(found - wanted).max(), "of Mz", target="<= 1e-3",
+                    baseline="super-Lorentzian line; BMCTool 3.0e-4"))
+    moved, still = pools.moved_and_still(0.3)
+    rows.append(row("Z(offset; dB0) against Z(offset - dB0; 0)", np.abs(moved - still).max(), "of Mz", target="<= 1e-9",
+                    baseline="0.3 ppm, two pools and a semisolid one"))
+    return rows
+
+
+BARS: dict[str, Callable[[], list[dict[str, Any]]]] = {
+    "isochromats": isochromats, "fids": fids, "jemris": jemris, "references": references,
+}  # fmt: skip
 
 if __name__ == "__main__":
     wanted = sys.argv[1:]
