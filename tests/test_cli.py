@@ -20,6 +20,7 @@ from typer.testing import CliRunner
 
 from factory.cli import app
 from factory.cli.terminal import clean, size, span
+from factory.recipe import names
 from tests.test_recipe import GOOD as RECIPE
 
 ROOT = Path(__file__).parents[1]
@@ -134,6 +135,12 @@ def test_set_and_samples_reach_the_recipe(recipe: Path) -> None:
     assert "did you mean" in wrong.stderr
     for words in (["--set", "n_echo"], ["--samples", "train=many"], ["--samples", "train=0"]):
         assert run("check", recipe, *words).exit_code == 2, words
+
+
+def test_every_recipe_can_be_shown() -> None:
+    for name in names():
+        assert run("show", name).exit_code == 0, name
+    assert "1,024 samples" in run("show", "bloch_gre").stdout
 
 
 def test_show_tells_units_dims_and_what_differs(recipe: Path, store: Path) -> None:

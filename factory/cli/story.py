@@ -32,6 +32,9 @@ def constant(value: Any, its_unit: str = "1") -> str:
     tail = f" {unit(its_unit)}" if unit(its_unit) else ""
     if hasattr(value, "distribution"):
         return population(value, its_unit)
+    if hasattr(value, "sample_times"):
+        return (f"of {value.duration.sum():.4g} s: {len(value.pulses):,} pulses, {len(value.sample_times):,} samples "
+                "(`factory sequence` shows it)")
     if hasattr(value, "digest"):
         return f"{len(value.names)} volume(s): " + ", ".join(f"{n} {a.shape}" for n, a in
                                                              zip(value.names[:SHOWN], value.arrays, strict=False))
