@@ -6,9 +6,7 @@
 
 from __future__ import annotations
 
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from functools import partial
 from importlib.metadata import version
@@ -16,6 +14,7 @@ from typing import Any
 
 import numpy as np
 from rows import record, row
+from timing import seconds
 
 from factory.physics import _graphs, _pathways, _pools, epg
 
@@ -29,13 +28,8 @@ TARGETS = {20: 100_000, 60: 45_000}  # orders: fingerprints/s
 
 
 def rate(call: Callable[[], Any], count: int) -> float:
-    """How many a second, the median of some rounds; the first one warms up."""
-    seconds = []
-    for _ in range(1 + ROUNDS):
-        begun = time.perf_counter()
-        call()
-        seconds.append(time.perf_counter() - begun)
-    return count / statistics.median(seconds[1:])
+    """How many a second."""
+    return count / seconds(call, ROUNDS)
 
 
 def by_numpy(t1: Any, t2: Any, orders: int) -> Any:

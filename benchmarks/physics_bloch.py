@@ -9,9 +9,7 @@
 from __future__ import annotations
 
 import os
-import statistics
 import sys
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -19,23 +17,14 @@ from typing import Any
 
 import numpy as np
 from rows import record, row
+from timing import seconds
 
 from factory.physics import _isochromats, spectra
 
 sys.path.insert(0, str(Path(__file__).parents[1]))  # checks are those of the tests
 DATA = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[2] / "shared" / "data"))
-ROUNDS, SPINS, STEPS, STEP = 9, 16_384, 300, 1e-5
+SPINS, STEPS, STEP = 16_384, 300, 1e-5
 ONE_ROTATION = 69  # floating-point operations of a rotation about any axis and the relaxation behind it
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Median of some rounds; the first one warms up."""
-    taken = []
-    for _ in range(1 + ROUNDS):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken[1:])
 
 
 def spins() -> tuple[Any, Any, Any]:

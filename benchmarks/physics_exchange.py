@@ -6,8 +6,6 @@ is installed, BMCTool's solver; CEST fingerprints of 30 frames; z-spectra under 
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,11 +13,12 @@ from typing import Any
 import numpy as np
 from rows import record, row
 from scipy.linalg import expm
+from timing import seconds
 
 from factory.physics import exchange
 from factory.units import GAMMA_BAR
 
-ROUNDS, SPECTRA, FIELD, DURATION, B1 = 9, 200, 3.0, 2.0, 2e-6
+SPECTRA, FIELD, DURATION, B1 = 200, 3.0, 2.0, 2e-6
 OFFSETS = tuple(np.linspace(-15, 15, 301))
 PPM = 2 * np.pi * GAMMA_BAR * FIELD * 1e-6
 TISSUE = {"t1": 1.3, "t2": 0.075, "off_resonance": 0.0, "fraction": 0.005, "exchange_rate": 100.0, "shift": 3.5,
@@ -27,16 +26,6 @@ TISSUE = {"t1": 1.3, "t2": 0.075, "off_resonance": 0.0, "fraction": 0.005, "exch
           "semisolid_t1": 1.3, "semisolid_t2": 1e-5}  # fmt: skip
 ARGININE = (5, 5, 3, 3.75, 2.5, 1.75, 5.5, 6, 3.75, 5.75, 0.25, 3, 6, 4.5, 3.75, 3.5, 3.5, 0, 3.75, 6, 3.75, 4.75, 4.5,
             4.25, 3.25, 5.25, 5.25, 0.25, 4.5, 5.25)  # fmt: skip
-
-
-def seconds(call: Callable[[], Any], rounds: int = ROUNDS) -> float:
-    """Median of some rounds; the first one warms up."""
-    taken = []
-    for _ in range(1 + rounds):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken[1:])
 
 
 def pools(count: int, **given: Any) -> exchange.Pools:

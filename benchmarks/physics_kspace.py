@@ -6,27 +6,17 @@ echo-planar samples of 96 x 128 under a field of +-40 Hz.
 
 from __future__ import annotations
 
-import statistics
-import time
-from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
+import timing
 from rows import record, row
 
 from factory.physics import _kspace, kspace
 
-ROUNDS, N, FOV = 15, 128, 0.22
-
-
-def seconds(call: Callable[[], Any]) -> float:
-    """Median of some rounds; the first one warms up."""
-    taken = []
-    for _ in range(1 + ROUNDS):
-        begun = time.perf_counter()
-        call()
-        taken.append(time.perf_counter() - begun)
-    return statistics.median(taken[1:])
+N, FOV = 128, 0.22
+seconds = partial(timing.seconds, rounds=15)
 
 
 def by_finufft(ky: Any, kx: Any, image: Any) -> tuple[float, float, float]:

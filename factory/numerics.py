@@ -40,7 +40,7 @@ def inlined(function: Function) -> Function:
 
 
 def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
-    f = types.float64
+    f = types.float32 if a == types.float32 else types.float64
     return f(f, f, f), lambda context, builder, signature, values: builder.fma(*values)
 
 
@@ -54,7 +54,7 @@ def _from_bits(context: Any, n: Any) -> Any:
     return types.float64(types.int64), lambda context, builder, signature, values: builder.bitcast(values[0], word)
 
 
-fma = cast(Callable[[float, float, float], float], intrinsic(_fma))  # a * b + c with one rounding
+fma = cast(Callable[[float, float, float], float], intrinsic(_fma))  # a * b + c with one rounding, in a's precision
 to_bits = cast(Callable[[float], int], intrinsic(_to_bits))  # the 64 bits of a float64 as int64
 from_bits = cast(Callable[[int], float], intrinsic(_from_bits))  # and back
 

@@ -16,7 +16,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
-from factory.numerics import exp, inlined
+from factory.numerics import exp, fma, inlined
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 _INLINED: Any = _OPTIONS | {"forceinline": True}
@@ -25,11 +25,6 @@ _W = LANES
 _ROWS = 12  # of a block: x, y, z, b1, position (x, y, z), off-resonance, where it was (x, y, z), b1 squared
 _WIDEST = np.pi / 2  # rad; of one rotation
 _TWO, _PI = 2.0, np.pi
-_SHIFT32, _SHIFT64 = 1.5 * 2.0**23, 1.5 * 2.0**52  # added and taken away again, they leave a whole number
-
-
-def _fused(_typing: Any, a: Any, _b: Any, _c: Any) -> Any:
-    return a(a, a, a), lambda _context, builder, _signature, values: builder.fma(*values)
 
 
 def _typed(_typing: Any, value: Any, like: Any) -> Any:
@@ -40,7 +35,7 @@ def _typed(_typing: Any, value: Any, like: Any) -> Any:
     return like(value, like), code
 
 
-_fma: Any = intrinsic(_fused)  # a * b + c with one rounding
+_fma: Any = fma  # of either type
 _as: Any = intrinsic(_typed)  # a number in the type of another one
 
 
@@ -92,46 +87,37 @@ def _half_angle64(u: Any) -> Any:
     return s, c
 
 
-def _half_angle(u: Any) -> Any:
-    raise NotImplementedError("only inside kernels")
+@inlined
+def _shift32(_u: Any) -> Any:
+    """What leaves a whole number when it is added and taken away again."""
+    return np.float32(1.5 * 2.0**23)
 
 
-@overload(_half_angle, jit_options=_INLINED)
-def _half_angle_of(u: Any) -> Any:
-    half_angle = _half_angle32 if u == types.float32 else _half_angle64
-
-    def code(u: Any) -> Any:
-        return half_angle(u)
-
-    return code
+@inlined
+def _shift64(_u: Any) -> Any:
+    return 1.5 * 2.0**52
 
 
-def _turned(u: Any) -> Any:
-    raise NotImplementedError("only inside kernels")
+def _by_precision(single: Any, double: Any) -> Any:
+    """A function for kernels: of a float32 the one, of a float64 the other."""
+
+    def either(u: Any) -> Any:
+        raise NotImplementedError("only inside kernels")
+
+    @overload(either, jit_options=_INLINED)
+    def chosen(u: Any) -> Any:
+        function = single if u == types.float32 else double
+
+        def code(u: Any) -> Any:
+            return function(u)
+
+        return code
+
+    return either
 
 
-@overload(_turned, jit_options=_INLINED)
-def _turned_of(u: Any) -> Any:
-    turned = _turned32 if u == types.float32 else _turned64
-
-    def code(u: Any) -> Any:
-        return turned(u)
-
-    return code
-
-
-def _shift(u: Any) -> Any:
-    raise NotImplementedError("only inside kernels")
-
-
-@overload(_shift, jit_options=_INLINED)
-def _shift_of(u: Any) -> Any:
-    shift = _SHIFT32 if u == types.float32 else _SHIFT64
-
-    def code(u: Any) -> Any:
-        return _as(shift, u)
-
-    return code
+_turned, _half_angle = _by_precision(_turned32, _turned64), _by_precision(_half_angle32, _half_angle64)
+_shift = _by_precision(_shift32, _shift64)
 
 
 @inlined

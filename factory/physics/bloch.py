@@ -12,12 +12,11 @@ from typing import Annotated, Any, Literal, NamedTuple
 import numpy as np
 
 from factory.numerics import cos_array, exp_array, sin_array
-from factory.physics import _isochromats
+from factory.physics import SHORTEST, _isochromats
 from factory.sequences.table import Table
 from factory.step import step
 from factory.units import Array
 
-SHORTEST = 1e-30  # s; a relaxation time of 0 is taken as this
 PRECISE = 1e-13  # s; lengths of time that are closer to each other count as one
 MOST_SPANS = 20_000  # different lengths of time; what relaxation leaves after each is kept for a block of spins
 
@@ -45,7 +44,7 @@ def planned(table: Table) -> Plan:
     following = np.append(pulse[1:], False)
     # Where a sample lies before a pulse, or a pulse begins the sequence, relaxation up to the pulse's centre needs an
     # operation of its own, of no rotation
-    wanted = (sampled | (pulse & sampled)) & following
+    wanted = sampled & following
     places = np.append(np.flatnonzero(wanted) + 1, [0] if len(pulse) and pulse[0] else []).astype(int)
     half = 0.5 * time * pulse
     before = np.append(half[1:], 0.0)

@@ -11,7 +11,7 @@ import numpy as np
 from numba import njit
 
 from factory.numerics import cos_array, exp_array, sin_array, sincos
-from factory.physics import _graphs, _pathways, _pools, _steady
+from factory.physics import SHORTEST, _graphs, _pathways, _pools, _steady
 from factory.physics.relaxation import remaining
 from factory.step import step
 from factory.units import Array
@@ -115,9 +115,6 @@ class Frames(NamedTuple):
 
     signal: Annotated[Array, "1", "float32", "frame"]
     frame: Annotated[Array, "s", "float64", "frame"]
-
-
-SHORTEST = 1e-30  # s; a relaxation time of 0 is taken as this
 
 
 def _frame_times(repetition_time: tuple[float, ...], echo_time: float, inversion_time: float, **_: Any

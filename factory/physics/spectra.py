@@ -8,12 +8,12 @@ import numpy as np
 from numba import njit
 
 from factory.numerics import exp, inlined, sincos
+from factory.physics import SHORTEST
 from factory.step import step
 from factory.units import Array
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 LANES = 64  # points side by side
-SHORTEST = 1e-30  # s; a decay time of 0 is taken as this
 
 
 class Decay(NamedTuple):

@@ -5,9 +5,6 @@ Where the reference file is absent these tests are skipped.
 Budget: 10 s on two cores.
 """
 
-import os
-from pathlib import Path
-
 import numpy as np
 import pytest
 
@@ -19,11 +16,8 @@ PHASE = np.deg2rad(P * (P - 1) // 2 * 117 % 360)  # the file's; ours are the neg
 
 
 @pytest.fixture(scope="module")
-def stored():
-    folder = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[3] / "shared" / "data"))
-    path = folder / "epg" / "syc__EPGX_GRE_single_MT.npz"
-    if not path.exists():
-        pytest.skip(f"no reference data: {path.name} is not in $FACTORY_REFERENCE_DATA nor in ../shared/data")
+def stored(reference):
+    path = reference / "epg" / "syc__EPGX_GRE_single_MT.npz"
     with np.load(path) as file:
         return {name: file[name].conj() for name in file.files}
 

@@ -3,9 +3,7 @@
 Budget: 15 s on two cores.
 """
 
-import os
-from pathlib import Path
-
+import h5py
 import numpy as np
 import pytest
 
@@ -314,12 +312,9 @@ def test_what_cannot_be_is_refused():
 PULSE = 50e-6  # s; the pulse acts in its middle
 
 
-def reference(name):
-    h5py = pytest.importorskip("h5py")
-    folder = Path(os.environ.get("FACTORY_REFERENCE_DATA", Path(__file__).parents[3] / "shared" / "data")) / "jemris"
-    if not folder.is_dir():
-        pytest.skip("no reference data (FACTORY_REFERENCE_DATA)")
-    with h5py.File(folder / f"koma__{name}.h5") as file:
+def held(folder, name):
+    """Every array of one of JEMRIS' files."""
+    with h5py.File(folder / "jemris" / f"koma__{name}.h5") as file:
         found = {}
         file.visititems(lambda key, item: found.update({key: item[()]} if hasattr(item, "shape") else {}))
     return found
@@ -346,8 +341,8 @@ def distance(found, stored):
     return np.linalg.norm(found - wanted) / np.linalg.norm(wanted)
 
 
-def test_a_brain_along_a_spiral_is_that_of_jemris():
-    sample, stored, timing = (reference(n) for n in ("brain", "brain_spiral_jemris_signals", "spiral_seqdiag"))
+def test_a_brain_along_a_spiral_is_that_of_jemris(reference):
+    sample, stored, timing = (held(reference, n) for n in ("brain", "brain_spiral_jemris_signals", "spiral_seqdiag"))
     taken = timing["seqdiag/RXP"] >= 0
     kx, ky = (timing[f"seqdiag/{k}"][taken] * 1e3 / (2 * np.pi) for k in ("KX", "KY"))
     found = signal_of(sample, kx, ky, stored["signal/times"] * 1e-3, np.deg2rad(10))
@@ -355,9 +350,9 @@ def test_a_brain_along_a_spiral_is_that_of_jemris():
     assert distance(found, stored) < 4e-3
 
 
-def test_a_chemical_shift_in_an_epi_is_that_of_jemris():
+def test_a_chemical_shift_in_an_epi_is_that_of_jemris(reference):
     """Spheres, one of them 200 rad/s off; lines of 100 samples in 1 ms, from positive to negative ky."""
-    sample, stored = reference("sphere_chemical_shift"), reference("spheresCS_jemris_signals")
+    sample, stored = (held(reference, n) for n in ("sphere_chemical_shift", "spheresCS_jemris_signals"))
     time, line = stored["signal/times"].reshape(100, 100) * 1e-3, np.arange(100)[:, None]
     kx = (-1.0) ** line * (time - time.mean(axis=1, keepdims=True)) * 1e3 * 100 / 0.23
     ky = (50 - line) / 0.23 + 0 * kx
