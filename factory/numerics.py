@@ -44,6 +44,14 @@ def _fma(context: Any, a: Any, b: Any, c: Any) -> Any:
     return f(f, f, f), lambda context, builder, signature, values: builder.fma(*values)
 
 
+def _floor(context: Any, x: Any) -> Any:
+
+    def code(context: Any, builder: Any, signature: Any, values: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.floor", [values[0].type]), values)
+
+    return x(x), code
+
+
 def _to_bits(context: Any, x: Any) -> Any:
     word = ir.IntType(64)
     return types.int64(types.float64), lambda context, builder, signature, values: builder.bitcast(values[0], word)
@@ -55,6 +63,7 @@ def _from_bits(context: Any, n: Any) -> Any:
 
 
 fma = cast(Callable[[float, float, float], float], intrinsic(_fma))  # a * b + c with one rounding, in a's precision
+floor = cast(Callable[[float], float], intrinsic(_floor))  # in x's precision
 to_bits = cast(Callable[[float], int], intrinsic(_to_bits))  # the 64 bits of a float64 as int64
 from_bits = cast(Callable[[int], float], intrinsic(_from_bits))  # and back
 

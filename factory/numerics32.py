@@ -1,7 +1,8 @@
 """exp, sin and cos in float32, for kernels whose result is kept in float32 and whose loops are to be SIMD code.
 
 Polynomials of Cephes' degree with coefficients of its single-precision library (Moshier 1989, public domain): errors
-below 1e-7 of the result, of 1 for sine and cosine.
+below 1e-7 of the result, of 1 for sine and cosine.  Wherever a product is added to something, that is one fused
+multiply-add: a compiler that fuses by itself (CUDA's does) finds nothing left and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 
-from factory.numerics import inlined
+from factory.numerics import floor, fma, inlined
+
+_fma: Any = fma  # of either type
 
 _F = np.float32
 _LOG2_E, _LN2_HIGH, _LN2_LOW = _F(1.44269504), _F(0.693359375), _F(-2.12194440e-4)
@@ -45,20 +48,21 @@ _power_of_two: Any = intrinsic(_power)
 def exp32(x: Any) -> Any:
     """e**x of a float32, at most 0; what is below e**-87 becomes that."""
     x = max(x, _LEAST)
-    n = np.floor(x * _LOG2_E + _HALF)
-    r = (x - n * _LN2_HIGH) - n * _LN2_LOW
-    p = ((((_EXP[0] * r + _EXP[1]) * r + _EXP[2]) * r + _EXP[3]) * r + _EXP[4]) * r + _EXP[5]
-    return (p * r * r + (r + _ONE)) * _power_of_two(np.int32(n))
+    n = floor(_fma(x, _LOG2_E, _HALF))
+    r = _fma(-n, _LN2_LOW, _fma(-n, _LN2_HIGH, x))
+    p = _fma(_fma(_fma(_EXP[0], r, _EXP[1]), r, _EXP[2]), r, _EXP[3])
+    p = _fma(_fma(p, r, _EXP[4]), r, _EXP[5])
+    return _fma(p, r * r, r + _ONE) * _power_of_two(np.int32(n))
 
 
 @inlined
 def sincos32(x: Any) -> Any:
     """(sin x, cos x) of a float32 up to some thousand turns."""
-    n = np.floor(x * _TWO_OVER_PI + _HALF)
-    r = ((x - n * _HALF_PI[0]) - n * _HALF_PI[1]) - n * _HALF_PI[2]
+    n = floor(_fma(x, _TWO_OVER_PI, _HALF))
+    r = _fma(-n, _HALF_PI[2], _fma(-n, _HALF_PI[1], _fma(-n, _HALF_PI[0], x)))
     z = r * r
-    s = ((_SIN[0] * z + _SIN[1]) * z + _SIN[2]) * z * r + r
-    c = ((_COS[0] * z + _COS[1]) * z + _COS[2]) * z * z - _HALF * z + _ONE
+    s = _fma(_fma(_fma(_SIN[0], z, _SIN[1]), z, _SIN[2]), z * r, r)
+    c = _fma(_fma(_fma(_COS[0], z, _COS[1]), z, _COS[2]), z * z, _fma(-_HALF, z, _ONE))
     quadrant = np.int32(n)
     odd = (quadrant & 1) == 1
     sine = c if odd else s

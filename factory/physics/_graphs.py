@@ -12,12 +12,14 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from factory.numerics import fma, inlined
 from factory.numerics32 import exp32, sincos32
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 LANES = 128  # samples side by side: 20 orders of their states fill a first-level cache; 64 and 256 were slower
 _F = np.float32
 _HALF, _ONE = _F(0.5), _F(1.0)
+_fma: Any = fma  # of either type
 
 
 @njit(**_OPTIONS)
@@ -50,10 +52,10 @@ def train(rates: Any, start: Any, flip: Any, interval: Any, echo: float, orders:
         for n in range(pulses):
             _between(some, flip[n], interval[n], echo)
             above, below = (pulses - n) * LANES, n * LANES
-            for k in range(min(n + 1, pulses - n, orders)):  # what earlier pulses made and later ones can undo
+            _first(up[above : above + LANES], down[below : below + LANES], z[:LANES], some, echoes[n])
+            for k in range(1, min(n + 1, pulses - n, orders)):  # what earlier pulses made and later ones can undo
                 a, b = above + k * LANES, below + k * LANES
                 _pulse(up[a : a + LANES], down[b : b + LANES], z[k * LANES : (k + 1) * LANES], some)
-            _recover(up[above : above + LANES], z[:LANES], some, echoes[n])
             edge = below + orders * LANES
             down[edge : edge + LANES] = 0.0
             _return(down[below + LANES : below + 2 * LANES], up[above - LANES : above])
@@ -64,7 +66,7 @@ def train(rates: Any, start: Any, flip: Any, interval: Any, echo: float, orders:
 
 @njit(**_OPTIONS)
 def _between(some: Any, flip: Any, interval: Any, echo: float) -> None:
-    """Cosine and sine of the pulse, what is left of Z and F after the interval, and of F from the echo to its end."""
+    """Cosine and sine of the pulse, what is left of Z and F after the interval, and of F at the echo."""
     r1, r2, relative = some[:LANES], some[LANES : 2 * LANES], some[2 * LANES : 3 * LANES]
     c, s, e1 = some[3 * LANES : 4 * LANES], some[4 * LANES : 5 * LANES], some[5 * LANES : 6 * LANES]
     e2, late = some[6 * LANES : 7 * LANES], some[7 * LANES :]
@@ -75,25 +77,33 @@ def _between(some: Any, flip: Any, interval: Any, echo: float) -> None:
         late[lane] = exp32(time * r2[lane])
 
 
+@inlined
+def turned(p: Any, m: Any, rest: Any, c: Any, s: Any) -> Any:
+    """p, m and Z of one order behind a pulse; products that are added are fused, so nothing else can fuse them."""
+    mean, apart = _HALF * (p + m), _HALF * (p - m)
+    change = _fma(c, apart, s * rest)
+    return mean + change, mean - change, _fma(c, rest, -(s * apart))
+
+
 @njit(forceinline=True, **_OPTIONS)
 def _pulse(up: Any, down: Any, z: Any, some: Any) -> None:
     """A pulse and the relaxation after it, for one order."""
     c, s, e1 = some[3 * LANES : 4 * LANES], some[4 * LANES : 5 * LANES], some[5 * LANES : 6 * LANES]
     e2 = some[6 * LANES : 7 * LANES]
     for lane in range(LANES):
-        mean, apart, rest = _HALF * (up[lane] + down[lane]), _HALF * (up[lane] - down[lane]), z[lane]
-        turned = c[lane] * apart + s[lane] * rest
-        z[lane] = e1[lane] * (c[lane] * rest - s[lane] * apart)
-        up[lane], down[lane] = e2[lane] * (mean + turned), e2[lane] * (mean - turned)
+        rise, fall, rest = turned(up[lane], down[lane], z[lane], c[lane], s[lane])
+        up[lane], down[lane], z[lane] = e2[lane] * rise, e2[lane] * fall, e1[lane] * rest
 
 
-@njit(**_OPTIONS)
-def _recover(up: Any, z: Any, some: Any, echo: Any) -> None:
-    """The echo, from what the whole interval left of it; and Z grows back."""
-    e1, e2, late = some[5 * LANES : 6 * LANES], some[6 * LANES : 7 * LANES], some[7 * LANES :]
+@njit(forceinline=True, **_OPTIONS)
+def _first(up: Any, down: Any, z: Any, some: Any, echo: Any) -> None:
+    """The same for order 0, with the echo in between and the recovery of Z behind it."""
+    c, s, e1 = some[3 * LANES : 4 * LANES], some[4 * LANES : 5 * LANES], some[5 * LANES : 6 * LANES]
+    e2, late = some[6 * LANES : 7 * LANES], some[7 * LANES :]
     for lane in range(LANES):
-        echo[lane] = up[lane] * (late[lane] / e2[lane])
-        z[lane] += _ONE - e1[lane]
+        rise, fall, rest = turned(up[lane], down[lane], z[lane], c[lane], s[lane])
+        echo[lane] = late[lane] * rise
+        up[lane], down[lane], z[lane] = e2[lane] * rise, e2[lane] * fall, _fma(e1[lane], rest, _ONE - e1[lane])
 
 
 @njit(**_OPTIONS)

@@ -17,7 +17,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
-from factory.numerics import cos_array, exp, exp_array, log_array, sin_array, sincos
+from factory.numerics import cos_array, exp, exp_array, fma, inlined, log_array, sin_array, sincos
 from factory.numerics32 import exp32, sincos32
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
@@ -26,6 +26,7 @@ KEEP, DEPHASE, SPOIL = 0, 1, 2  # what an interval does to what is transverse: n
 _RATE1, _RATE2, _RELATIVE, _TURN, _COS, _SIN, _E1, _REAL, _IMAG, _ECHO_REAL, _ECHO_IMAG = range(11)
 
 
+_fma: Any = fma  # of either type
 _HALF, _ONE = np.float32(0.5), np.float32(1.0)  # exact: they take the precision of what they meet
 
 
@@ -241,7 +242,7 @@ def _between(some: Any, event: Any) -> None:
     for lane in range(LANES):
         s[lane], c[lane] = _sincos(flip * relative[lane])
         e1[lane], e2 = _exp(interval * r1[lane]), _exp(interval * r2[lane])
-        sine, cosine = _sincos(interval * turn[lane] + step)
+        sine, cosine = _sincos(_fma(interval, turn[lane], step))
         real[lane], imag[lane] = e2 * cosine, e2 * sine
     for lane in range(LANES):
         e2 = _exp(echo * r2[lane])
@@ -266,36 +267,43 @@ def _first(up: Any, down: Any, z: Any, some: Any, echo: Any, event: Any) -> None
     real, imag, e1 = some[_ECHO_REAL], some[_ECHO_IMAG], some[_E1]
     cosine, sine = event[4], event[5]
     for lane in range(LANES):
-        x = up[0, lane] * real[lane] - up[1, lane] * imag[lane]
-        y = up[0, lane] * imag[lane] + up[1, lane] * real[lane]
-        echo[0, lane], echo[1, lane] = x * cosine - y * sine, x * sine + y * cosine
-    _interval(up, down, z, some)
+        x, y = product(up[0, lane], up[1, lane], real[lane], imag[lane])
+        echo[0, lane], echo[1, lane] = product(x, y, cosine, sine)
+    x, y = some[_REAL], some[_IMAG]
     for lane in range(LANES):
-        z[0, lane] += _ONE - e1[lane]
+        up[0, lane], up[1, lane] = product(up[0, lane], up[1, lane], x[lane], y[lane])
+        down[0, lane], down[1, lane] = product(down[0, lane], down[1, lane], x[lane], -y[lane])
+        z[0, lane], z[1, lane] = _fma(e1[lane], z[0, lane], _ONE - e1[lane]), e1[lane] * z[1, lane]
 
 
-@njit(forceinline=True, **_OPTIONS)
-def _turned(f: Any, g: Any, fi: Any, gi: Any, z: Any, zi: Any, c: Any, s: Any) -> Any:
+@inlined
+def product(f: Any, fi: Any, x: Any, y: Any) -> Any:
+    """(f + i fi) (x + i y); products that are added are fused, so nothing else can fuse them."""
+    return _fma(f, x, -(fi * y)), _fma(f, y, fi * x)
+
+
+@inlined
+def turned(f: Any, fi: Any, g: Any, gi: Any, z: Any, zi: Any, c: Any, s: Any) -> Any:
     """A pulse of phase 0 on F+ = f + i fi, F- = g + i gi and Z."""
     mean, mean_i, d, di = _HALF * (f + g), _HALF * (fi + gi), _HALF * (f - g), _HALF * (fi - gi)
-    turned, turned_i = c * d - s * zi, c * di + s * z
-    return mean + turned, mean_i + turned_i, mean - turned, mean_i - turned_i, c * z - s * di, c * zi + s * d
+    change, change_i = _fma(c, d, -(s * zi)), _fma(c, di, s * z)
+    return (mean + change, mean_i + change_i, mean - change, mean_i - change_i, _fma(c, z, -(s * di)),
+            _fma(c, zi, s * d))
 
 
 @njit(forceinline=True, **_OPTIONS)
 def _pulse(up: Any, down: Any, z: Any, c: Any, s: Any) -> None:
     for lane in range(LANES):
-        up[0, lane], up[1, lane], down[0, lane], down[1, lane], z[0, lane], z[1, lane] = _turned(
-            up[0, lane], down[0, lane], up[1, lane], down[1, lane], z[0, lane], z[1, lane], c[lane], s[lane])
+        up[0, lane], up[1, lane], down[0, lane], down[1, lane], z[0, lane], z[1, lane] = turned(
+            up[0, lane], up[1, lane], down[0, lane], down[1, lane], z[0, lane], z[1, lane], c[lane], s[lane])
 
 
 @njit(forceinline=True, **_OPTIONS)
 def _interval(up: Any, down: Any, z: Any, some: Any) -> None:
     e1, x, y = some[_E1], some[_REAL], some[_IMAG]
     for lane in range(LANES):
-        f, fi, g, gi = up[0, lane], up[1, lane], down[0, lane], down[1, lane]
-        up[0, lane], up[1, lane] = f * x[lane] - fi * y[lane], f * y[lane] + fi * x[lane]
-        down[0, lane], down[1, lane] = g * x[lane] + gi * y[lane], gi * x[lane] - g * y[lane]
+        up[0, lane], up[1, lane] = product(up[0, lane], up[1, lane], x[lane], y[lane])
+        down[0, lane], down[1, lane] = product(down[0, lane], down[1, lane], x[lane], -y[lane])
         z[0, lane], z[1, lane] = e1[lane] * z[0, lane], e1[lane] * z[1, lane]
 
 
@@ -303,10 +311,10 @@ def _interval(up: Any, down: Any, z: Any, some: Any) -> None:
 def _both(up: Any, down: Any, z: Any, some: Any) -> None:
     c, s, e1, x, y = some[_COS], some[_SIN], some[_E1], some[_REAL], some[_IMAG]
     for lane in range(LANES):
-        f, fi, g, gi, rest, rest_i = _turned(
-            up[0, lane], down[0, lane], up[1, lane], down[1, lane], z[0, lane], z[1, lane], c[lane], s[lane])
-        up[0, lane], up[1, lane] = f * x[lane] - fi * y[lane], f * y[lane] + fi * x[lane]
-        down[0, lane], down[1, lane] = g * x[lane] + gi * y[lane], gi * x[lane] - g * y[lane]
+        f, fi, g, gi, rest, rest_i = turned(
+            up[0, lane], up[1, lane], down[0, lane], down[1, lane], z[0, lane], z[1, lane], c[lane], s[lane])
+        up[0, lane], up[1, lane] = product(f, fi, x[lane], y[lane])
+        down[0, lane], down[1, lane] = product(g, gi, x[lane], -y[lane])
         z[0, lane], z[1, lane] = e1[lane] * rest, e1[lane] * rest_i
 
 
