@@ -121,6 +121,40 @@ _shift = _by_precision(_shift32, _shift64)
 
 
 @inlined
+def turned(x: Any, y: Any, z: Any, b1: Any, square: Any, rx: Any, ry: Any, hz: Any) -> Any:
+    """Magnetisation behind a rotation with half angles b1 rx, b1 ry and hz; ``square`` is b1 squared.
+
+    Products that are added are fused, so that no compiler has a choice: the bytes are the same everywhere.
+    """
+    two = _as(_TWO, rx)
+    sine, w = _turned(_fma(hz, hz, _fma(rx, rx, ry * ry) * square))
+    along = sine * b1
+    qx, qy, qz = along * rx, along * ry, sine * hz
+    tx, ty, tz = _fma(y, qz, -z * qy), _fma(z, qx, -x * qz), _fma(x, qy, -y * qx)
+    ux = _fma(w, tx, _fma(ty, qz, -tz * qy))
+    uy = _fma(w, ty, _fma(tz, qx, -tx * qz))
+    uz = _fma(w, tz, _fma(tx, qy, -ty * qx))
+    return _fma(two, ux, x), _fma(two, uy, y), _fma(two, uz, z)
+
+
+@inlined
+def precessed(x: Any, y: Any, turns: Any) -> Any:
+    """Transverse magnetisation after some turns about z."""
+    shift, two = _shift(turns), _as(_TWO, turns)
+    h = _as(_PI, turns) * (turns - ((turns + shift) - shift))
+    sine, cosine = _half_angle(h * h)
+    sine *= h
+    late, along = two * sine * cosine, two * sine * sine  # sine, and 1 - cosine of the whole angle
+    return _fma(y, late, _fma(-x, along, x)), _fma(-x, late, _fma(-y, along, y))
+
+
+@inlined
+def along_z(gx: Any, gy: Any, gz: Any, dt: Any, px: Any, py: Any, pz: Any, f: Any) -> Any:
+    """Angle that gradients and off-resonance add up to."""
+    return _fma(gx, px, _fma(gy, py, _fma(gz, pz, dt * f)))
+
+
+@inlined
 def _turn(s: Any, left: Any, field: Any) -> None:
     """One part of a pulse for a block of spins, and the relaxation behind it.
 
@@ -132,19 +166,10 @@ def _turn(s: Any, left: Any, field: Any) -> None:
     px, py, pz, f = s[4 * _W : 5 * _W], s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W]
     e1, e2, grown = left[:_W], left[_W : 2 * _W], left[2 * _W : 3 * _W]
     square = s[11 * _W : 12 * _W]
-    two, power = _as(_TWO, rx), rx * rx + ry * ry
     for j in range(_W):
-        hz = _fma(gx, px[j], _fma(gy, py[j], _fma(gz, pz[j], dt * f[j])))
-        sine, w = _turned(_fma(hz, hz, power * square[j]))
-        along = sine * b1[j]
-        qx, qy, qz = along * rx, along * ry, sine * hz
-        mx, my, mz = x[j], y[j], z[j]
-        tx, ty, tz = _fma(my, qz, -mz * qy), _fma(mz, qx, -mx * qz), _fma(mx, qy, -my * qx)
-        ux = _fma(w, tx, _fma(ty, qz, -tz * qy))
-        uy = _fma(w, ty, _fma(tz, qx, -tx * qz))
-        uz = _fma(w, tz, _fma(tx, qy, -ty * qx))
-        x[j], y[j] = e2[j] * _fma(two, ux, mx), e2[j] * _fma(two, uy, my)
-        z[j] = _fma(e1[j], _fma(two, uz, mz), grown[j])
+        hz = along_z(gx, gy, gz, dt, px[j], py[j], pz[j], f[j])
+        mx, my, mz = turned(x[j], y[j], z[j], b1[j], square[j], rx, ry, hz)
+        x[j], y[j], z[j] = e2[j] * mx, e2[j] * my, _fma(e1[j], mz, grown[j])
 
 
 @inlined
@@ -154,17 +179,9 @@ def _precess(s: Any, left: Any, field: Any) -> None:
     x, y, z = s[:_W], s[_W : 2 * _W], s[2 * _W : 3 * _W]
     px, py, pz, f = s[4 * _W : 5 * _W], s[5 * _W : 6 * _W], s[6 * _W : 7 * _W], s[7 * _W : 8 * _W]
     e1, e2, grown = left[:_W], left[_W : 2 * _W], left[2 * _W : 3 * _W]
-    shift, pi, two = _shift(gx), _as(_PI, gx), _as(_TWO, gx)
     for j in range(_W):
-        turns = _fma(gx, px[j], _fma(gy, py[j], _fma(gz, pz[j], dt * f[j])))
-        h = pi * (turns - ((turns + shift) - shift))
-        sine, cosine = _half_angle(h * h)
-        sine *= h
-        mx, my = x[j], y[j]
-        late, along = two * sine * cosine, two * sine * sine  # sine, and 1 - cosine of the whole angle
-        x[j] = e2[j] * _fma(my, late, _fma(-mx, along, mx))
-        y[j] = e2[j] * _fma(-mx, late, _fma(-my, along, my))
-        z[j] = _fma(e1[j], z[j], grown[j])
+        mx, my = precessed(x[j], y[j], along_z(gx, gy, gz, dt, px[j], py[j], pz[j], f[j]))
+        x[j], y[j], z[j] = e2[j] * mx, e2[j] * my, _fma(e1[j], z[j], grown[j])
 
 
 @inlined
@@ -192,21 +209,28 @@ def _move(s: Any, moved: Any, first: int, held: int) -> None:
             s[(4 + axis) * _W + j] = s[(8 + axis) * _W + j] + moved[axis, first + min(j, held - 1)]
 
 
+@inlined
+def seen(weight: Any, real: Any, imaginary: Any, strength: Any, held: bool) -> Any:
+    """Real and imaginary part of what a spin weighs, turned by the phase of its transmit field; 0 unless it is held."""
+    cosine, sine = (real / strength, imaginary / strength) if strength > 0 else (1.0, 0.0)
+    turned_real = _fma(weight.real, cosine, -(weight.imag * sine))
+    turned_imaginary = _fma(weight.real, sine, weight.imag * cosine)
+    return (turned_real, turned_imaginary) if held else (0.0, 0.0)
+
+
 @njit(**_OPTIONS)
 def _load(s: Any, weight: Any, spins: Any, weights: Any, first: int, held: int) -> None:
     """Fill a block with spins; lanes that are left over repeat the last one and weigh nothing."""
     for j in range(_W):
         i = first + min(j, held - 1)
-        strength = np.sqrt(spins[i, 3] ** 2 + spins[i, 4] ** 2)
+        strength = np.sqrt(_fma(spins[i, 3], spins[i, 3], spins[i, 4] * spins[i, 4]))
         s[2 * _W + j], s[3 * _W + j], s[11 * _W + j] = spins[i, 2], strength, strength * strength
         for k in range(4):
             s[(4 + k) * _W + j] = spins[i, 5 + k]
         for k in range(3):
             s[(8 + k) * _W + j] = spins[i, 5 + k]
-        phase = complex(spins[i, 3], spins[i, 4]) / strength if strength > 0 else complex(1.0, 0.0)
         for coil in range(weights.shape[0]):
-            turned = weights[coil, i] * phase if j < held else complex(0.0, 0.0)
-            weight[coil, j], weight[coil, _W + j] = turned.real, turned.imag
+            weight[coil, j], weight[coil, _W + j] = seen(weights[coil, i], spins[i, 3], spins[i, 4], strength, j < held)
     s[: 2 * _W] = 0.0
 
 
