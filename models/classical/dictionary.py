@@ -16,7 +16,7 @@ from factory.floor import drawn, run_link
 from factory.recipe import Recipe
 
 Array = NDArray[Any]
-BLOCK = 1 << 24  # products in memory at once
+BLOCK = 1 << 22  # products at once: few enough for the cache, many enough for BLAS
 
 
 def entries(recipe: Recipe, variable: str, values: Mapping[str, Array], split: str = "train") -> Array:

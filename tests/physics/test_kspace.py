@@ -362,7 +362,7 @@ def test_a_chemical_shift_in_an_epi_is_that_of_jemris(reference):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# samples and coils
+# samples
 
 
 @pytest.mark.parametrize(("step", "constants"), EVERY)
@@ -392,16 +392,3 @@ def test_no_grid_sees_its_neighbours():
     for part in (slice(0, 1), slice(2, 5)):
         assert np.array_equal(kspace.cartesian(image[part], n_ky=12, n_kx=10).kspace, whole[part])
         assert np.array_equal(kspace.cartesian_image(whole[part], n_y=12, n_x=10).image, back[part])
-
-
-def test_coils_are_combined():
-    rng = np.random.default_rng(0)
-    coils, image = complex_image((2, 4, 5, 6)), rng.normal(size=(2, 5, 6)) + 0j
-    coils[0, :, 0, 0] = 0
-    image[0, 0, 0] = 0
-    images = coils * image[:, None]
-    np.testing.assert_allclose(kspace.matched(images, coils), image, atol=1e-12)
-    np.testing.assert_allclose(kspace.root_sum_of_squares(images), np.linalg.norm(images, axis=1), rtol=1e-12)
-    noise = complex_image((2, 4, 5, 6), 5)
-    spread = kspace.matched(images + noise, coils) - image  # no other unbiased weights are closer on average
-    np.testing.assert_allclose((np.conj(coils) * (noise - coils * spread[:, None])).sum(axis=1), 0, atol=1e-10)
