@@ -15,7 +15,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import pairwise
+from hashlib import sha256
 from math import prod
 from pathlib import Path
 from threading import Lock
@@ -163,9 +163,9 @@ class Made:
         self.lock = Lock()
         self.busy: dict[tuple[Any, ...], Lock] = {}
 
-    def block(self, recipe: Recipe, split: str, start: int, stop: int) -> xr.Dataset:
-        """Samples ``start`` to ``stop``, made once even if several threads ask for their variables."""
-        key = (recipe, split, start, stop)
+    def block(self, recipe: Recipe, split: str, samples: Array) -> xr.Dataset:
+        """Samples in ascending order, made once even if several threads ask for their variables."""
+        key = (recipe, split, sha256(samples.tobytes()).digest())
         with self.lock:
             if (held := self._find(key)) is not None:
                 return held
@@ -175,7 +175,7 @@ class Made:
                 with self.lock:
                     if (held := self._find(key)) is not None:
                         return held
-                made = _checked(recipe, split, start, stop)
+                made = _checked(recipe, split, samples)
                 with self.lock:
                     self.blocks[key] = made
                     self.held += made.nbytes
@@ -196,10 +196,10 @@ class Made:
 _made = Made(KEPT_BYTES)
 
 
-def _checked(recipe: Recipe, split: str, start: int, stop: int) -> xr.Dataset:
-    from factory.floor import make
+def _checked(recipe: Recipe, split: str, samples: Array) -> xr.Dataset:
+    from factory.floor import make_at
 
-    made = make(recipe, split, start, stop)
+    made = make_at(recipe, split, samples)
     for name, values in _known_coordinates(recipe, split).items():
         if not np.array_equal(made[name].values, values):
             raise ValueError(f"recipe {recipe.name}: a step was told that {name} is {values} but it made "
@@ -261,9 +261,9 @@ class VirtualArray(ExplicitlyIndexedNDArrayMixin):
         samples, positions = _distinct(chosen.parts[0])
         boxes = [_box(part) for part in chosen.parts[1:]]
         held = self._room(len(samples), [box.stop - box.start for box in boxes])
-        for first, start, stop in _blocks(samples, self.recipe.splits[self.split].sample_bytes):
-            made = _made.block(self.recipe, self.split, start, stop)[self.name].values
-            held[first : first + stop - start] = made[(slice(None), *boxes)]
+        for place, block in _blocks(samples, self.recipe.splits[self.split]):
+            made = _made.block(self.recipe, self.split, block)[self.name].values
+            held[place : place + len(block)] = made[(slice(None), *boxes)]
         local = [positions, *(_shifted(part, box.start) for part, box in zip(chosen.parts[1:], boxes, strict=True))]
         pointed = [axis for axis, part in enumerate(local) if not isinstance(part, slice)]
         ranged = [part for part in local if isinstance(part, slice)]
@@ -306,19 +306,22 @@ def _shifted(part: Part, by: int) -> Array | slice:
     return slice(part.start - by, stop if stop >= 0 else None, part.step)
 
 
-def _blocks(samples: Part, sample_bytes: int) -> Iterator[tuple[int, int, int]]:
-    """(place, start, stop): ascending distinct samples as runs without gaps, none larger than a block."""
-    longest = max(1, BLOCK_BYTES // max(1, sample_bytes))
-    if isinstance(samples, range) and samples.step == 1:
-        runs: Iterable[tuple[int, int]] = [(0, len(samples))]
-    else:
-        edges = np.flatnonzero(np.diff(samples) != 1) + 1
-        bounds = [0, *edges.tolist(), len(samples)]
-        runs = pairwise(bounds)
-    for first, last in runs:
-        for place in range(first, last, longest):
-            start = int(samples[place])
-            yield place, start, start + min(longest, last - place)
+def _blocks(samples: Part, plan: Split) -> Iterator[tuple[int, Array]]:
+    """(place, samples): ascending distinct samples in blocks, none larger than `BLOCK_BYTES`.
+
+    What outer draws share may be larger than the samples: a block never needs more of them than one without gaps.
+    """
+    longest = max(1, BLOCK_BYTES // max(1, plan.sample_bytes))
+    shared = plan.strides[-2] if len(plan.strides) > 1 else plan.samples
+    most = longest // shared + 2
+    place = 0
+    while place < len(samples):
+        part = samples[place : place + longest]
+        block = np.arange(part.start, part.stop, part.step) if isinstance(part, range) else part
+        outer = np.flatnonzero(np.diff(block // shared)) + 1  # where all but the first begin
+        block = block[: outer[most - 1]] if len(outer) >= most else block
+        yield place, block
+        place += len(block)
 
 
 @lru_cache(maxsize=64)
@@ -346,7 +349,7 @@ def _coordinates(recipe: Recipe, split: str) -> Mapping[str, Array]:
     known = dict(_known_coordinates(recipe, split))
     missing = [v.name for v in recipe.splits[split].variables.values() if v.coordinate and v.name not in known]
     if missing:
-        made = _made.block(recipe, split, 0, 1)
+        made = _made.block(recipe, split, np.arange(1))
         known |= {name: made[name].values for name in missing}
     return known
 

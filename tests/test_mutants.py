@@ -165,8 +165,8 @@ def test_one_truth_catches_a_store_that_rounds(recipe: Recipe, tmp_path: Path) -
 def test_one_truth_catches_a_virtual_set_that_is_one_sample_off(recipe: Recipe, tmp_path: Path) -> None:
     real = virtual.Made.block
 
-    def shifted(self: Any, made_by: Recipe, split: str, start: int, stop: int) -> Any:
-        return real(self, made_by, split, start, stop).roll(sample=1)
+    def shifted(self: Any, made_by: Recipe, split: str, samples: Any) -> Any:
+        return real(self, made_by, split, samples).roll(sample=1)
 
     with patch.object(virtual.Made, "block", shifted), pytest.raises(AssertionError):
         laws.law_one_truth(recipe, tmp_path)

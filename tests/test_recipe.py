@@ -92,6 +92,21 @@ def test_set_uses_the_same_checks(tmp_path: Path) -> None:
             load(path, set={key: value})
 
 
+@pytest.mark.parametrize(("key", "value", "words"), [
+    ("splits.train.levels.subjct", "3", r"no level 'subjct'; did you mean 'subject'\? \(there are subject, slice; "
+                                        r"others are set with all of them: splits.train.levels=\{OUTER: COUNT, INNER"),
+    ("splits.test.levels.subject", "3", "split test has no levels, only a count of samples: splits.test.samples$"),
+    ("splits.train.levels.subject.b1", "3", "'b1' lies below 20, which is no mapping$"),
+    ("splits.train.levels", "3", "splits.train.levels: must be a mapping from level to count"),
+    ("corner.levels", "3", "corner.levels: must be a mapping from level to count, not 3$"),
+])
+def test_a_level_is_set_where_there_is_one(tmp_path: Path, key: str, value: str, words: str) -> None:
+    path = write(tmp_path, GOOD.replace("train: {samples: 24}", "train: {levels: {subject: 20, slice: 3}}"))
+    assert load(path, set={"splits.train.levels.subject": "3"}).splits["train"].levels == (("subject", 3), ("slice", 3))
+    with pytest.raises(RecipeError, match=words):
+        load(path, set={key: value})
+
+
 def test_the_corner_is_smaller(tmp_path: Path) -> None:
     recipe = load(write(tmp_path), corner=True)
     assert [s.samples for s in recipe.splits.values()] == [6, 6]
@@ -158,6 +173,8 @@ def test_levels_share_outer_draws(tmp_path: Path) -> None:
 MISTAKES = [
     ("seed: 7", "sead: 7", "'sead'|did you mean 'seed'"),
     ("seed: 7\n", "", "the key 'seed' is missing"),
+    (GOOD[GOOD.index("splits:") : GOOD.index("draw:\n")], "", "the key 'splits' is missing"),
+    (GOOD[GOOD.index("  - epg") : GOOD.index("keep:")], "  3\n", "chain: must be a list"),
     ("seed: 7", "seed: -1", "must lie between 0 and"),
     ("seed: 7", "seed: 1.5", "must be a whole number"),
     ("seed: 7", "seed: true", "must be a whole number"),

@@ -57,16 +57,16 @@ def whole(path: Path) -> xr.Dataset:
 
 
 @pytest.fixture
-def made(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
-    """The ranges of samples that are made from now on, nothing made before being remembered."""
-    calls: list[tuple[int, int]] = []
-    true_make = factory.floor.make
+def made(monkeypatch: pytest.MonkeyPatch) -> list[list[int]]:
+    """The samples that are made at once from now on, nothing made before being remembered."""
+    calls: list[list[int]] = []
+    true_make = factory.floor.make_at
 
-    def make(recipe: Recipe, split: str, start: int, stop: int) -> xr.Dataset:
-        calls.append((start, stop))
-        return true_make(recipe, split, start, stop)
+    def make_at(recipe: Recipe, split: str, index: np.ndarray) -> xr.Dataset:
+        calls.append(index.tolist())
+        return true_make(recipe, split, index)
 
-    monkeypatch.setattr(factory.floor, "make", make)
+    monkeypatch.setattr(factory.floor, "make_at", make_at)
     monkeypatch.setattr(virtual, "_made", virtual.Made(virtual.KEPT_BYTES))
     return calls
 
@@ -82,7 +82,7 @@ def test_xarray_finds_the_backend(path: Path, whole: xr.Dataset) -> None:
     xr.testing.assert_identical(xr.open_dataset(str(path), split="train").load(), whole)  # the engine is guessed
 
 
-def test_opening_and_looking_make_nothing(path: Path, made: list[tuple[int, int]]) -> None:
+def test_opening_and_looking_make_nothing(path: Path, made: list[list[int]]) -> None:
     dataset = huge(path)
     assert dataset.sizes == {"sample": HUGE, "echo_time": 5}
     assert "sample" not in dataset.coords
@@ -106,17 +106,17 @@ def test_a_million_million_samples_open_in_five_milliseconds(path: Path) -> None
     assert min(times) < 5e-3, times
 
 
-def test_a_selection_makes_exactly_its_samples(path: Path, made: list[tuple[int, int]]) -> None:
+def test_a_selection_makes_exactly_its_samples(path: Path, made: list[list[int]]) -> None:
     dataset = huge(path)
     one = dataset.isel(sample=123_456_789).load()
-    assert made == [(123_456_789, 123_456_790)], "all variables of a sample come from making it once"
+    assert made == [[123_456_789]], "all variables of a sample come from making it once"
     assert one.signal.shape == (5,)
     made.clear()
     dataset.isel(sample=[7, -1, 7, 5, 8]).load()
-    assert made == [(5, 6), (7, 9), (HUGE - 1, HUGE)]
+    assert made == [[5, 7, 8, HUGE - 1]]
     made.clear()
     dataset.signal[slice(100, 90, -3)].load()
-    assert made == [(91, 92), (94, 95), (97, 98), (100, 101)]
+    assert made == [[91, 94, 97, 100]]
 
 
 def test_a_sample_is_the_one_of_its_shard(path: Path) -> None:
@@ -150,13 +150,13 @@ def test_every_kind_of_indexing(path: Path, whole: xr.Dataset, selection: dict[s
         xr.testing.assert_identical(again.load(), whole.isel(sample=slice(1, None)).isel(selection))
 
 
-def test_pointwise_indexing_expands_no_axis(path: Path, made: list[tuple[int, int]]) -> None:
+def test_pointwise_indexing_expands_no_axis(path: Path, made: list[list[int]]) -> None:
     dataset = huge(path)
     points = {"sample": xr.DataArray([5, HUGE - 2, 5], dims="p"), "echo_time": xr.DataArray([0, 1, 2], dims="p")}
     begin = time.perf_counter()
     signal = dataset.signal.isel(points).load()
     assert time.perf_counter() - begin < 1.0
-    assert made == [(5, 6), (HUGE - 2, HUGE - 1)]
+    assert made == [[5, HUGE - 2]]
     assert signal.values[2] == dataset.signal[5, 2].values
     later = dataset.signal.isel(echo_time=points["echo_time"]).isel(sample=slice(5, 8))  # the long axis comes later
     assert later.load().sizes == {"sample": 3, "p": 3}
@@ -257,7 +257,7 @@ def test_dask_chunks_are_shards(path: Path) -> None:
         assert near.compute().shape == (3, 5)
 
 
-def test_threads_that_want_one_block_make_it_once(path: Path, made: list[tuple[int, int]]) -> None:
+def test_threads_that_want_one_block_make_it_once(path: Path, made: list[list[int]]) -> None:
     dataset = factory.open(path, "train")
     names = ["signal", "clean", "t2", "sigma"]
     threads = [threading.Thread(target=dataset[name].isel(sample=slice(0, 8)).load) for name in names]
@@ -265,10 +265,10 @@ def test_threads_that_want_one_block_make_it_once(path: Path, made: list[tuple[i
         thread.start()
     for thread in threads:
         thread.join()
-    assert made == [(0, 8)]
+    assert made == [[*range(8)]]
 
 
-def test_what_was_made_is_bounded_in_bytes(path: Path, made: list[tuple[int, int]], monkeypatch: Any) -> None:
+def test_what_was_made_is_bounded_in_bytes(path: Path, made: list[list[int]], monkeypatch: Any) -> None:
     limited = virtual.Made(1000)
     monkeypatch.setattr(virtual, "_made", limited)
     dataset = factory.open(path, "train")
@@ -282,10 +282,25 @@ def test_what_was_made_is_bounded_in_bytes(path: Path, made: list[tuple[int, int
     assert made == [], "the last block is still there"
 
 
-def test_a_large_selection_is_made_in_blocks(path: Path, whole: xr.Dataset, made: list[Any], monkeypatch: Any) -> None:
+def test_a_large_selection_is_made_in_blocks(path: Path, whole: xr.Dataset, made: list[list[int]],
+                                             monkeypatch: Any) -> None:
     monkeypatch.setattr(virtual, "BLOCK_BYTES", 10 * load(path).splits["train"].sample_bytes)
     assert np.array_equal(factory.open(path, "train").signal[2:].values, whole.signal[2:])
-    assert made == [(2, 12), (12, 22), (22, 32), (32, 37)]
+    assert made == [[*range(2, 12)], [*range(12, 22)], [*range(22, 32)], [*range(32, 37)]]
+
+
+def test_a_block_needs_no_more_outer_draws_than_one_without_gaps(path: Path, made: list[list[int]],
+                                                                 monkeypatch: Any) -> None:
+    recipe = load(path, set={"splits.study.levels": "{subject: 100, noise: 6}"})
+    monkeypatch.setattr(virtual, "BLOCK_BYTES", 6 * recipe.splits["study"].sample_bytes)
+    dataset, whole = factory.open(recipe, "study"), factory.make(recipe, "study", 0, 600)
+    made.clear()
+    assert np.array_equal(dataset.signal[3:12].values, whole.signal[3:12])
+    assert made == [[*range(3, 9)], [*range(9, 12)]]
+    made.clear()
+    far = [0, 1, 50, 100, 101, 200, 300, 599]
+    assert np.array_equal(dataset.signal[far].values, whole.signal[far])
+    assert made == [[0, 1, 50, 100, 101], [200, 300, 599]]
 
 
 def test_values_are_the_users_own(path: Path, whole: xr.Dataset) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from factory.recipe.constants import nearest
+from factory.recipe.constants import nearest, shown
 from factory.recipe.reading import Faults, Node, read_value
 from factory.step import find
 
@@ -120,7 +120,7 @@ def assign(tree: Node, path: str, text: str, faults: Faults) -> Node:
     place = f"--set {path}"
     value = read_value(text)
     head, _, rest = path.partition(".")
-    if head == "chain" and "chain" in tree.value:
+    if head == "chain" and "chain" in tree.value and isinstance(tree.value["chain"].value, list):
         settings = [replace(value, value={rest: value})]
         chain = apply_dotted(tree.value["chain"], settings[0], place, faults)
         return replace(tree, value=tree.value | {"chain": chain})
@@ -129,16 +129,32 @@ def assign(tree: Node, path: str, text: str, faults: Faults) -> Node:
 
 def _assign(tree: Node, keys: list[str], value: Node, place: str, faults: Faults) -> Node:
     if not isinstance(tree.value, dict):
-        faults.add(value, place, f"{keys[0]!r} lies below something that is no mapping")
+        faults.add(value, place, f"{keys[0]!r} lies below {shown(tree)}, which is no mapping")
         return tree
     if len(keys) == 1:
         return replace(tree, value=tree.value | {keys[0]: value})
     below = tree.value.get(keys[0])
-    if below is None or not isinstance(below.value, dict):
-        what = f"there is no {keys[0]!r}{nearest(keys[0], tree.value)}"
-        faults.add(value, place, f"{what} (there are {', '.join(tree.value)})")
+    said = ""
+    top, *path = place.split(".")
+    if top == "--set splits" and keys[0] == "levels" and keys == path[1:]:
+        said = _no_level(below, keys[1], path[0])
+    elif below is None:
+        said = f"there is no {keys[0]!r}{nearest(keys[0], tree.value)} (there are {', '.join(tree.value)})"
+    if said or below is None:
+        faults.add(value, place, said)
         return tree
     return replace(tree, value=tree.value | {keys[0]: _assign(below, keys[1:], value, place, faults)})
+
+
+def _no_level(levels: Node | None, level: str, split: str) -> str:
+    """Why a level of a split has no count to set; nothing where it has one."""
+    if levels is None or levels.value is None:
+        return f"split {split} has no levels, only a count of samples: splits.{split}.samples"
+    if not isinstance(levels.value, dict) or level in levels.value:
+        return ""
+    there = ", ".join(levels.value)
+    return f"there is no level {level!r}{nearest(level, levels.value)} (there are {there}; others are set with " \
+           f"all of them: splits.{split}.levels={{OUTER: COUNT, INNER: COUNT}})"
 
 
 def apply_dotted(chain: Node, settings: Node, place: str, faults: Faults) -> Node:
@@ -202,22 +218,26 @@ def shrunk(tree: Node, faults: Faults) -> Node:
         faults.add(corner, "corner", "must be a mapping such as {n_echo: 8, samples: 12}")
         return tree
     constants = {k: v for k, v in corner.value.items() if k not in ("samples", "levels")}
+    counts = corner.value.get("levels", Node({}))
+    if not isinstance(counts.value, dict):
+        faults.add(counts, "corner.levels", f"must be a mapping from level to count, not {shown(counts)}")
+        return tree
     words = dict(tree.value)
-    if "chain" in words:
+    if "chain" in words and isinstance(words["chain"].value, list):
         words["chain"] = apply_dotted(words["chain"], replace(corner, value=constants), "corner", faults)
-    if isinstance(words["splits"].value, dict):
-        smaller = {name: _fewer(split, corner.value) for name, split in words["splits"].value.items()}
+    if "splits" in words and isinstance(words["splits"].value, dict):
+        smaller = {name: _fewer(split, corner.value, counts.value) for name, split in words["splits"].value.items()}
         words["splits"] = replace(words["splits"], value=smaller)
     return replace(tree, value=words)
 
 
-def _fewer(split: Node, corner: dict[str, Node]) -> Node:
+def _fewer(split: Node, corner: dict[str, Node], counts: dict[str, Node]) -> Node:
     if not isinstance(split.value, dict):
         return split
     words = dict(split.value)
     if "samples" in corner:
         words["samples"] = corner["samples"]
-    if "levels" in corner and "levels" in words:
-        counts = words["levels"].value
-        words["levels"] = replace(words["levels"], value={k: corner["levels"].value.get(k, counts[k]) for k in counts})
+    if "levels" in words and isinstance(words["levels"].value, dict):
+        levels = {level: counts.get(level, count) for level, count in words["levels"].value.items()}
+        words["levels"] = replace(words["levels"], value=levels)
     return replace(split, value=words)

@@ -248,8 +248,12 @@ class Stored:
             offset = (first + piece) * field.stride
             payload: Any = sample[piece * whole : (piece + 1) * whole].data if field.chunk_samples == 1 else (
                 file.bytes_at(offset, whole))
-            if crc32c(payload) != int.from_bytes(file.bytes_at(offset + whole, CRC_BYTES), "little"):
-                raise self.damaged(field, number, ValueError("a checksum does not hold"))
+            self.compare(field, number, payload, file.bytes_at(offset + whole, CRC_BYTES))
+
+    def compare(self, field: Field, number: int, payload: Any, checksum: bytes) -> None:
+        """DamagedStore where a chunk's bytes are not those that its checksum was made of."""
+        if crc32c(payload) != int.from_bytes(checksum, "little"):
+            raise self.damaged(field, number, ValueError("a checksum does not hold"))
 
     def _in_memory(self, field: Field, numbers: Indices, offsets: Indices) -> bool:
         """Whether the system holds the first pages of some of the samples of a batch."""

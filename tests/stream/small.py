@@ -29,23 +29,8 @@ chain:
   - noise.gaussian: {signal: clean, as: {measured: signal}}
 keep: [signal, amplitude]
 """
-
-TWO_SPLITS = """\
-about: a signal of six echoes
-seed: 3
-shard: 8
-splits:
-  train: {samples: 101}
-  study: {levels: {subject: 5, noise: 6}}
-draw:
-  t2: {uniform: [10 ms, 300 ms], at: subject}
-  amplitude: {uniform: [0.5, 1]}
-  sigma: {constant: 0.05}
-chain:
-  - relaxation.t2_decay: {echo_time: {values: [10, 20, 40, 80, 120, 160], unit: ms}, as: {signal: clean}}
-  - noise.gaussian: {signal: clean, as: {measured: signal}}
-keep: [signal, {clean: complex64}]
-"""
+TWO_SPLITS = (RECIPE.replace("draw:\n", "  study: {levels: {subject: 5, noise: 6}}\ndraw:\n")
+              .replace("300 ms]}", "300 ms], at: subject}").replace(" amplitude]", " {clean: complex64}]"))
 FLAT = TWO_SPLITS.replace(", at: subject", "").replace("{levels: {subject: 5, noise: 6}}", "{samples: 30}")
 N = 101
 CHUNK_BYTES = 40  # least size of an inner chunk of their store
