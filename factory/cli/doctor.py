@@ -35,7 +35,7 @@ class Finding(NamedTuple):
 @app.command(epilog="Example:  factory doctor --json")
 def doctor(json: AsJson = False) -> None:
     """Look at this machine and installation: exit 1 when something is wrong, with what to do about it."""
-    findings = [*packages(), foreign(), machine(), cores(), kernels(), disk(), recipes(), reference()]
+    findings = [*packages(), foreign(), machine(), cores(), card(), kernels(), disk(), recipes(), reference()]
     ok = not any(f.advice for f in findings)
     if json:
         as_json({"ok": ok, "findings": [f._asdict() for f in findings]})
@@ -101,6 +101,14 @@ def cores() -> Finding:
     """How many cores this process may use."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return Finding("cores", f"{usable} usable of {os.cpu_count()}")
+
+
+def card() -> Finding:
+    """A graphics card, which is optional."""
+    from factory import device
+
+    why = device.missing()
+    return Finding("graphics card", f"not used: {why}" if why else f"{device.card()}; factory make --device cuda")
 
 
 def kernels() -> Finding:

@@ -18,6 +18,7 @@ from factory.cli.app import app
 from factory.cli.choices import AsJson, Counts, Settings, recipe_of
 from factory.cli.look import RecipeName
 from factory.cli.terminal import as_json, complain, console, say, size, span, table
+from factory.device import STEPS, Device
 
 if TYPE_CHECKING:
     from cluster.profiles import Profile
@@ -47,6 +48,9 @@ def make(
         metavar="I/N", help="Make the I-th of N shares only, as a job array does; the last one finishes.")] = None,
     durable: Annotated[Durable, typer.Option(
         help="What a shard outlives once it is made: a power cut, or only this process (faster).")] = "power",
+    device: Annotated[Device | None, typer.Option(
+        help="Where kernels run that exist for both: the processor or a graphics card; the bytes are the same.  By "
+             "default what FACTORY_DEVICE says, else cpu.")] = None,
     dashboard: Annotated[bool, typer.Option(
         "--dashboard", help="Serve Dask's dashboard on this machine only (with --workers or --cluster).")] = False,
     report: Annotated[Path | None, typer.Option(
@@ -66,7 +70,7 @@ def make(
     began = time.perf_counter()
     with stoppable(f"factory make {recipe} {store}"):
         fresh = materialised(loaded, store, threads=threads, profile=profile, dashboard=dashboard, report=report,
-                             part=share, durable=durable)
+                             part=share, durable=durable, device=device)
     _summary(loaded, store, fresh, time.perf_counter() - began, json)
 
 
@@ -84,7 +88,7 @@ def _profile(workers: int | None, threads: int | None, cluster: str | None) -> P
 
 def materialised(recipe: Recipe, store: str | Path, *, threads: int | None = None, profile: Profile | None = None,
                  dashboard: bool = False, report: Path | None = None, part: tuple[int, int] = (1, 1),
-                 durable: Durable = "power") -> int:
+                 durable: Durable = "power", device: Device | None = None) -> int:
     """`factory.store.make_part` with a progress bar on standard error; returns how many samples were made now."""
     from factory.store import RichProgress, make_part
 
@@ -98,9 +102,19 @@ def materialised(recipe: Recipe, store: str | Path, *, threads: int | None = Non
     with _client(profile, dashboard, report) as client:
         where = f"up to {threads or usable_cores()} threads" if profile is None else f"{profile.name} ({profile.kind})"
         complain(f"{recipe.name} -> {store}: {_weight(recipe)}, on {where}")
+        if device == "cuda":
+            complain(_on_card(recipe))
         with Counting(console(sys.stderr)) as progress:
-            make_part(recipe, store, part, client, threads=threads, progress=progress, durable=durable)
+            make_part(recipe, store, part, client, threads=threads, progress=progress, durable=durable,
+                      device=device)
     return sum(fresh)
+
+
+def _on_card(recipe: Recipe) -> str:
+    """Which of a recipe's steps run where."""
+    names = dict.fromkeys(link.step.name for plan in recipe.splits.values() for link in plan.chain)
+    there, here = [n for n in names if n in STEPS], [n for n in names if n not in STEPS]
+    return f"on the graphics card: {', '.join(there) or 'nothing'}; on the processor: {', '.join(here) or 'nothing'}"
 
 
 @contextmanager

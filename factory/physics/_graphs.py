@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numba import njit
 
+from factory import device
 from factory.numerics import fma, inlined
 from factory.numerics32 import exp32, sincos32
 
@@ -20,6 +21,16 @@ LANES = 128  # samples side by side: 20 orders of their states fill a first-leve
 _F = np.float32
 _HALF, _ONE = _F(0.5), _F(1.0)
 _fma: Any = fma  # of either type
+
+
+def trains(rates: Any, start: Any, flip: Any, interval: Any, echo: float, orders: int, out: Any) -> None:
+    """`train` on the chosen device."""
+    if device.chosen() == "cuda":
+        from factory.physics import _card_graphs
+
+        _card_graphs.train(rates, start, flip, interval, echo, orders, out)
+    else:
+        train(rates, start, flip, interval, echo, orders, out)
 
 
 @njit(**_OPTIONS)

@@ -10,12 +10,14 @@ What is left after relaxation is computed once for each length of time that occu
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
 from numba import njit, types
 from numba.extending import intrinsic, overload
 
+from factory import device
 from factory.numerics import exp, fma, inlined
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
@@ -210,9 +212,15 @@ def _move(s: Any, moved: Any, first: int, held: int) -> None:
 
 
 @inlined
-def seen(weight: Any, real: Any, imaginary: Any, strength: Any, held: bool) -> Any:
+def strength(real: Any, imaginary: Any) -> Any:
+    """Of a transmit field."""
+    return math.sqrt(_fma(real, real, imaginary * imaginary))
+
+
+@inlined
+def seen(weight: Any, real: Any, imaginary: Any, field: Any, held: bool) -> Any:
     """Real and imaginary part of what a spin weighs, turned by the phase of its transmit field; 0 unless it is held."""
-    cosine, sine = (real / strength, imaginary / strength) if strength > 0 else (1.0, 0.0)
+    cosine, sine = (real / field, imaginary / field) if field > 0 else (1.0, 0.0)
     turned_real = _fma(weight.real, cosine, -(weight.imag * sine))
     turned_imaginary = _fma(weight.real, sine, weight.imag * cosine)
     return (turned_real, turned_imaginary) if held else (0.0, 0.0)
@@ -223,14 +231,14 @@ def _load(s: Any, weight: Any, spins: Any, weights: Any, first: int, held: int) 
     """Fill a block with spins; lanes that are left over repeat the last one and weigh nothing."""
     for j in range(_W):
         i = first + min(j, held - 1)
-        strength = np.sqrt(_fma(spins[i, 3], spins[i, 3], spins[i, 4] * spins[i, 4]))
-        s[2 * _W + j], s[3 * _W + j], s[11 * _W + j] = spins[i, 2], strength, strength * strength
+        field = strength(spins[i, 3], spins[i, 4])
+        s[2 * _W + j], s[3 * _W + j], s[11 * _W + j] = spins[i, 2], field, field * field
         for k in range(4):
             s[(4 + k) * _W + j] = spins[i, 5 + k]
         for k in range(3):
             s[(8 + k) * _W + j] = spins[i, 5 + k]
         for coil in range(weights.shape[0]):
-            weight[coil, j], weight[coil, _W + j] = seen(weights[coil, i], spins[i, 3], spins[i, 4], strength, j < held)
+            weight[coil, j], weight[coil, _W + j] = seen(weights[coil, i], spins[i, 3], spins[i, 4], field, j < held)
     s[: 2 * _W] = 0.0
 
 
@@ -337,12 +345,31 @@ def _parts(spins: Any, moved: Any, fields: Any, kinds: Any, error: float) -> Any
 
 
 @njit(**_OPTIONS)
+def _bounds(spins: Any, moved: Any, bounded: Any, kinds: Any, error: float, reached: Any) -> Any:
+    """How many parts each sample's pulses are cut into; ``reached`` takes the bounds of the errors."""
+    parts = np.empty(len(spins), np.int64)
+    for i in range(len(spins)):
+        parts[i], reached[i] = _parts(spins[i], moved[i], bounded, kinds, error)
+    return parts
+
+
 def batch(spins: Any, weights: Any, moved: Any, fields: Any, bounded: Any, kinds: Any, spans: Any, error: float,
           out: Any, reached: Any) -> None:
-    """`signals` of many samples, as the first dimension of spins, weights, moved and out.
+    """`signals` of many samples, as the first dimension of spins, weights, moved and out, on the chosen device.
 
     ``bounded`` are the fields in float64, ``reached`` takes the bounds of the errors, shape (sample,).
     """
+    parts = _bounds(spins, moved, bounded, kinds, error, reached)
+    if device.chosen() == "cuda":
+        from factory.physics import _card_isochromats
+
+        _card_isochromats.signals(spins, weights, moved, fields, kinds, spans, parts, out)
+    else:
+        _all_signals(spins, weights, moved, fields, kinds, spans, parts, out)
+
+
+@njit(**_OPTIONS)
+def _all_signals(spins: Any, weights: Any, moved: Any, fields: Any, kinds: Any, spans: Any, parts: Any, out: Any
+                 ) -> None:
     for i in range(len(spins)):
-        parts, reached[i] = _parts(spins[i], moved[i], bounded, kinds, error)
-        signals(spins[i], weights[i], moved[i], fields, kinds, spans, parts, out[i])
+        signals(spins[i], weights[i], moved[i], fields, kinds, spans, parts[i], out[i])

@@ -17,6 +17,7 @@ import numpy as np
 from numba import njit, types
 from numba.extending import overload
 
+from factory import device
 from factory.numerics import cos_array, exp, exp_array, fma, inlined, log_array, sin_array, sincos
 from factory.numerics32 import exp32, sincos32
 
@@ -27,7 +28,7 @@ _RATE1, _RATE2, _RELATIVE, _TURN, _COS, _SIN, _E1, _REAL, _IMAG, _ECHO_REAL, _EC
 
 
 _fma: Any = fma  # of either type
-_HALF, _ONE = np.float32(0.5), np.float32(1.0)  # exact: they take the precision of what they meet
+_ZERO, _HALF, _ONE = map(np.float32, (0.0, 0.5, 1.0))  # exact: they take the precision of what they meet
 
 
 def _exp(x: Any) -> Any:
@@ -102,16 +103,26 @@ def schedule(flip: Any, phase: Any, interval: Any, gradient: Any, echo: Any, rec
     return events.astype(kind), marks.astype(np.int64)
 
 
-def enough(t1: Any, t2: Any, interval: float, pulses: float, error: float, most: int) -> Any:
+def enough(t1: Any, t2: Any, interval: float, pulses: float, error: float, most: int, spread: Any = None) -> Any:
     """How many orders keep every F0 of a train within an error, whatever its pulses are.
 
     Let E1 and E2 be what an interval with its dephasing leaves, r = E1**share for a share of at most 1, w = r / E2, and
-    weigh order k by w**k in the norm that pulses keep (|F+|**2 + |F-|**2 + 2 |Z|**2).  Climbing, F+ becomes w E2 = r of
-    itself; F- and Z lose more: an interval shrinks the norm to r and recovery adds at most 1 - E1, so it never exceeds
-    (1 - E1) / (1 - r), and what is dropped at order K is at most w**-K times that.  Weighed by w**-k instead, what is
-    dropped has to lose w**-K once more on its way back to order 0, and r in each interval: all of it together is at
-    most w**(-2 K) (1 - E1) / (1 - r) min(pulses, 1 / (1 - r)).  The best of three shares is taken: the whole where T2
-    is far below T1, less where it is not.
+    weigh order k by w**k in the norm that pulses keep: |F+|**2 + |F-|**2 + 2 |Z|**2, of order 0 |F|**2 + Z**2.
+
+    - Forwards.  Climbing, F+ becomes w E2 = r of itself; F- and Z lose more.  So an interval takes a state of norm M to
+      sqrt(r**2 M**2 - x**2) at most if x is the weighed size of what it drops at order K, and recovery adds at most
+      g = 1 - E1.  The norm never exceeds c = g / (1 - r), and x**2 = (r M)**2 - (M' - g)**2 <= (r M)**2 - M'**2 +
+      c**2 (1 - r**2), M' being the next norm: all x**2, each times r**2 for every later interval, add up to c**2.
+    - Backwards.  What reads F0 has the norm 1, and going back through an interval it too shrinks to r; but what of it
+      lies on F+ of order K goes down, to r / w**2 of itself.  So the squares of its weighed sizes there, less the r of
+      the intervals, add up to 1 / (1 - w**-4), and are at most as many as there are pulses.
+
+    What is lost is the sum over intervals of one times the other and of w**(-2 K), by Cauchy and Schwarz at most
+    c w**(-2 K) sqrt(min(pulses, 1 / (1 - w**-4))).  The best of some shares is taken: the whole where T2 is far below
+    T1, less where it is not.
+
+    With diffusion the weight of an order is the product of r / (E2 d_k) over the orders below it, d_k being what is
+    left of F between k and k + 1: all of the above holds, and w**K grows by exp(spread interval K**3 / 3).
 
     Parameters
     ----------
@@ -124,6 +135,8 @@ def enough(t1: Any, t2: Any, interval: float, pulses: float, error: float, most:
         Of F0, over M0.
     most : int
         How many orders can matter at all.
+    spread : float in 1/s, shape (sample,), optional
+        D k**2 with k in rad/m the dephasing of an interval.
 
     Returns
     -------
@@ -133,9 +146,13 @@ def enough(t1: Any, t2: Any, interval: float, pulses: float, error: float, most:
     needed = np.full(len(t1), np.inf)
     for share in (1.0, 0.5, 0.25):
         recovered, lost = (np.maximum(1 - exp_array(-x * interval / t1), 1e-12) for x in (1.0, share))
-        terms = np.minimum(pulses, 1 / lost) * np.maximum(recovered / lost, 1)
         rate = 1 / t2 - share / t1
-        bound = log_array(np.maximum(terms / error, 1)) / (2 * interval * np.where(rate > 0, rate, 1.0))
+        passed = np.maximum(1 - exp_array(-4 * interval * np.maximum(rate, 0.0)), 1e-12)
+        terms = np.sqrt(np.minimum(pulses, 1 / passed)) * np.maximum(recovered / lost, 1)
+        fall = log_array(np.maximum(terms / error, 1)) / (2 * interval)
+        bound = fall / np.where(rate > 0, rate, 1.0)
+        if spread is not None:
+            bound = np.minimum(bound, exp_array(log_array(np.maximum(3 * fall / np.maximum(spread, 1e-30), 1e-30)) / 3))
         needed = np.where(rate > 0, np.minimum(needed, bound), needed)
     sizes = np.array([4, *(k * 2**n for n in range(1, 24) for k in (3, 4))])
     rounded = sizes[np.minimum(np.searchsorted(sizes, needed), len(sizes) - 1)]
@@ -159,6 +176,16 @@ def by_orders(kernel: Callable[[Any, Any, int, Any], Any], samples: Any, start: 
         kernel(np.ascontiguousarray(samples[..., chosen]), np.ascontiguousarray(start[..., chosen]), int(size), part)
         out[chosen] = part
     return out
+
+
+def trains(samples: Any, start: Any, tables: tuple[Any, Any], orders: int, out: Any) -> None:
+    """`train` in float32 on the chosen device, by the tables that `schedule` gives."""
+    if device.chosen() == "cuda":
+        from factory.physics import _card_graphs
+
+        _card_graphs.train_of_any_phase(samples, start, *tables, orders, out)
+    else:
+        train(samples, start, *tables, orders, out)
 
 
 @njit(**_OPTIONS)
@@ -192,11 +219,12 @@ def train(samples: Any, start: Any, events: Any, marks: Any, orders: int, out: A
         ring *= 2
     up, down = np.zeros((ring, 2, LANES), kind), np.zeros((ring, 2, LANES), kind)
     z, some = np.zeros((orders, 2, LANES), kind), np.zeros((11, LANES), kind)
-    echoes = np.zeros((out.shape[1], 2, LANES), kind)
+    echoes = np.zeros((out.shape[1] + 1, 2, LANES), kind)  # one for what no echo asks for
     above, below = 0, 0
     for first in range(0, out.shape[0], LANES):
         up[:], down[:], z[:] = 0, 0, 0
-        _load(samples, start, first, some, z[0, 0])
+        load(samples, first, some)
+        load(start.reshape(1, -1), first, z[0])
         above, below, seen = 0, 0, 0
         for n in range(len(events)):
             gradient, read, reach = marks[n]
@@ -206,8 +234,7 @@ def train(samples: Any, start: Any, events: Any, marks: Any, orders: int, out: A
             for k in range(1, reach):
                 _order(up[(above + k) & (ring - 1)], down[(below + k) & (ring - 1)], z[k], some, events[n, 0] != 0)
             if gradient == DEPHASE:
-                above, below = (above - 1) & (ring - 1), (below + 1) & (ring - 1)
-                down[(below + orders - 1) & (ring - 1)] = 0
+                above, below = shifted(down, above, below, orders)
                 _return(down[below], up[above])
             elif gradient == SPOIL:
                 up[:], down[:] = 0, 0
@@ -216,13 +243,21 @@ def train(samples: Any, start: Any, events: Any, marks: Any, orders: int, out: A
 
 
 @njit(**_OPTIONS)
-def _load(samples: Any, start: Any, first: int, some: Any, rest: Any) -> None:
-    """One block of samples; what is left of the last block repeats its last sample."""
+def load(table: Any, first: int, lanes: Any) -> None:
+    """Rows of one block of samples; what is left of the last block repeats its last sample."""
     for lane in range(LANES):
-        i = min(first + lane, samples.shape[1] - 1)
-        for row in range(4):
-            some[row, lane] = samples[row, i]
-        rest[lane] = start[i]
+        i = min(first + lane, table.shape[1] - 1)
+        for row in range(len(table)):
+            lanes[row, lane] = table[row, i]
+
+
+@njit(forceinline=True, **_OPTIONS)
+def shifted(down: Any, above: int, below: int, orders: int) -> Any:
+    """Where in the rings order 0 lies behind a dephasing; nothing comes down to the highest order that is kept."""
+    last = len(down) - 1
+    above, below = (above - 1) & last, (below + 1) & last
+    down[(below + orders - 1) & last] = 0
+    return above, below
 
 
 @njit(**_OPTIONS)
@@ -246,7 +281,7 @@ def _between(some: Any, event: Any) -> None:
         real[lane], imag[lane] = e2 * cosine, e2 * sine
     for lane in range(LANES):
         e2 = _exp(echo * r2[lane])
-        sine, cosine = _sincos(echo * turn[lane])
+        sine, cosine = _sincos(_fma(echo, turn[lane], _ZERO))
         echo_real[lane], echo_imag[lane] = e2 * cosine, e2 * sine
 
 

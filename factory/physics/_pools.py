@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 from numba import njit
 
-from factory.physics._pathways import DEPHASE, LANES, SPOIL, _exp, _pulse, _return, _sincos, _store
+from factory.numerics import exp
+from factory.physics._pathways import DEPHASE, LANES, SPOIL, _exp, _pulse, _return, _sincos, _store, load, shifted
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 ROWS = 18  # what `rows_of` makes of a sample
@@ -44,11 +45,8 @@ def rows_of(r1: Any, r2: Any, off: Any, k: Any, part: Any, bound: bool, out: Any
     for i in range(out.shape[1]):
         back = k[i] * (1 - part[i]) / part[i]
         out[_PART, i] = part[i]
-        l1, l2, p11, p12, p21 = parts(-r1[0, i] - k[i] + 0j, back, k[i], -r1[1, i] - back + 0j)
-        # the slow eigenvalue from the product of both: a difference would lose it beside a fast exchange
-        l1 = (r1[0, i] * r1[1, i] + r1[0, i] * back + r1[1, i] * k[i]) / l2
-        out[_Z1, i], out[_Z2, i] = l1.real, l2.real
-        out[_P, i], out[_P + 1, i], out[_P + 2, i] = p11.real, p12.real, p21.real
+        out[_Z1, i], out[_Z2, i], out[_P, i], out[_P + 1, i], out[_P + 2, i] = longitudinal(
+            r1[0, i], r1[1, i], k[i], back)
         a = complex(-r2[0, i], -off[0, i])
         if bound:
             l1, l2, p11, p12, p21 = a, a, 0j, 0j, 0j
@@ -58,6 +56,35 @@ def rows_of(r1: Any, r2: Any, off: Any, k: Any, part: Any, bound: bool, out: Any
             out[_F1 + 2 * n, i], out[_F1 + 2 * n + 1, i] = value.real, value.imag
         for n, value in enumerate((p11, p12, p21)):
             out[_Q + 2 * n, i], out[_Q + 2 * n + 1, i] = value.real, value.imag
+
+
+@njit(**_OPTIONS)
+def longitudinal(r1: float, r1_second: float, k: float, back: float) -> Any:
+    """`parts` of the equations of Z."""
+    _, l2, p11, p12, p21 = parts(-r1 - k + 0j, back, k, -r1_second - back + 0j)
+    # the slow eigenvalue from the product of both: a difference would lose it beside a fast exchange
+    slow = (r1 * r1_second + r1 * back + r1_second * k) / l2.real
+    return slow, l2.real, p11.real, p12.real, p21.real
+
+
+@njit(**_OPTIONS)
+def recovered(r1: Any, k: Any, part: Any, start: Any, time: float, out: Any) -> None:
+    """Mz after a time without pulses, each pool's over its own M0.
+
+    Parameters
+    ----------
+    r1, k, part
+        As `rows_of` takes them.
+    start, out : float64, shape (2, sample)
+    time : float in s
+    """
+    for i in range(out.shape[1]):
+        slow, fast, p, q, r = longitudinal(r1[0, i], r1[1, i], k[i], k[i] * (1 - part[i]) / part[i])
+        d = exp(time * fast)
+        apart = exp(time * slow) - d
+        x, y = (1 - part[i]) * (start[0, i] - 1), part[i] * (start[1, i] - 1)
+        out[0, i] = 1 + (d * x + apart * (p * x + q * y)) / (1 - part[i])
+        out[1, i] = 1 + (d * y + apart * (r * x + (1 - p) * y)) / part[i]
 
 
 @njit(**_OPTIONS)
@@ -106,7 +133,8 @@ def train(bound: bool, samples: Any, start: Any, events: Any, marks: Any, orders
     above, below = 0, 0
     for first in range(0, out.shape[0], LANES):
         up[:], down[:], z[:] = 0, 0, 0
-        _load(samples, start, first, some, z[0])
+        load(samples, first, some)
+        load(start, first, z[0, :, 0])
         above, below, seen = 0, 0, 0
         for n in range(len(events)):
             gradient, read, reach = marks[n]
@@ -121,24 +149,13 @@ def train(bound: bool, samples: Any, start: Any, events: Any, marks: Any, orders
             seen += read
             _recover(z[0], some)
             if gradient == DEPHASE:
-                above, below = (above - 1) & (ring - 1), (below + 1) & (ring - 1)
-                down[(below + orders - 1) & (ring - 1)] = 0
+                above, below = shifted(down, above, below, orders)
                 for pool in range(2):
                     _return(down[below, pool], up[above, pool])
             elif gradient == SPOIL:
                 up[:], down[:] = 0, 0
         _store(echoes, first, out)
     return up, down, z, above, below
-
-
-@njit(**_OPTIONS)
-def _load(samples: Any, start: Any, first: int, some: Any, z: Any) -> None:
-    for lane in range(LANES):
-        i = min(first + lane, samples.shape[1] - 1)
-        for row in range(ROWS):
-            some[row, lane] = samples[row, i]
-        for pool in range(2):
-            z[pool, 0, lane] = start[pool, i]
 
 
 @njit(**_OPTIONS)

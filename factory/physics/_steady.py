@@ -14,7 +14,7 @@ import numpy as np
 from numba import njit
 
 from factory.numerics import exp, sincos
-from factory.physics._pools import parts
+from factory.physics._pools import longitudinal
 
 _OPTIONS: dict[str, Any] = {"nogil": True, "cache": True, "error_model": "numpy"}
 
@@ -52,28 +52,28 @@ def steady_beside_bound(samples: Any, flip: Any, power: float, saturation: float
 
     Parameters
     ----------
-    samples : float64, shape (6, sample)
-        1 / T1 and 1 / T2 of the free pool, 1 / T1 of the bound one in 1/s, relative flip angle, exchange from the free
-        to the bound pool in 1/s, and the bound pool's share of M0.
+    samples : float64, shape (7, sample)
+        1 / T1 and 1 / T2 of the free pool, 1 / T1 of the bound one in 1/s, relative flip angle of the free pool,
+        exchange from it to the bound pool in 1/s, the bound pool's share of M0, and the relative field it is under.
     power, saturation : float
-        -log of what a pulse of 1 rad, and what else in a repetition, leaves of the bound pool at a relative angle of 1.
+        -log of what a pulse of 1 rad, and what else in a repetition, leaves of the bound pool at a relative field of 1.
     flip, interval, increment, orders, out
         As `steady` takes them.
     """
     turns = _turns(np.max(orders), increment)
     left, transverse = np.empty(len(turns), np.complex128), np.empty(len(turns))
     for i in range(samples.shape[1]):
-        relative, k_bound, part = samples[3, i], samples[4, i], samples[5, i]
+        relative, k_bound, part, field = samples[3, i], samples[4, i], samples[5, i], samples[6, i]
         back = k_bound * (1 - part) / part
-        slow, fast, p, q, r = parts(-samples[0, i] - k_bound + 0j, back, k_bound, -samples[2, i] - back + 0j)
-        e, d = exp(interval * slow.real), exp(interval * fast.real)
-        e11, e12, e21, e22 = d + (e - d) * p.real, (e - d) * q.real, (e - d) * r.real, e - (e - d) * p.real
+        slow, fast, p, q, r = longitudinal(samples[0, i], samples[2, i], k_bound, back)
+        e, d = exp(interval * slow), exp(interval * fast)
+        e11, e12, e21, e22 = d + (e - d) * p, (e - d) * q, (e - d) * r, e - (e - d) * p
         free = (1 - e11) * (1 - part) - e12 * part  # what comes back in an interval, from nothing
         bound = (1 - e22) * part - e21 * (1 - part)
         transverse[:] = exp(-2 * interval * samples[1, i])
         for n in range(len(flip)):
             s, c = sincos(flip[n] * relative)
-            kept = exp(-relative * relative * (power * flip[n] * flip[n] + saturation))
+            kept = exp(-field * field * (power * flip[n] * flip[n] + saturation))
             for k in range(orders[i]):  # once over to the bound pool and back, at once or after some repetitions
                 left[k] = turns[k] * (e11 + turns[k] * e12 * kept * e21 / (1 - turns[k] * e22 * kept))
             source = free + e12 * kept * bound / (1 - e22 * kept)

@@ -11,7 +11,8 @@ import numpy as np
 from numba import njit
 
 from factory.numerics import cos_array, exp_array, sin_array, sincos
-from factory.physics import SHORTEST, _graphs, _pathways, _pools, _steady
+from factory.physics import SHORTEST, _graphs, _pathways, _pools, _steady, _trains
+from factory.physics._slices import slice_profile as slice_profile
 from factory.physics.relaxation import remaining
 from factory.step import step
 from factory.units import Array
@@ -167,8 +168,8 @@ def fisp(
         Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
     error : float
         Bound on what the orders of dephasing left out could change in the signal, whatever the pulses.  Each sample has
-        as many as its relaxation times ask for.  Pulses that mix the states lose far less: 1,000 of up to 70 degrees
-        lost a ten-thousandth of the bound (8e-6 at a bound of 0.1).
+        as many as its relaxation times ask for.  Pulses that mix the states lose less: 1,000 of up to 70 degrees lost a
+        hundredth of the bound (1.2e-3 at a bound of 0.1).
 
     Returns
     -------
@@ -190,24 +191,21 @@ def fisp(
     float32, to 1e-6 of M0.  States and shifts: Weigel 2015, doi:10.1002/jmri.24619; sequence: Jiang 2015,
     doi:10.1002/mrm.25559.
     """
-    if len(flip_angle) != len(repetition_time):
-        raise ValueError(f"epg.fisp: there are {len(flip_angle)} flip angles and {len(repetition_time)} repetition "
-                         "times; give one of each for every frame")
-    if echo_time > min(repetition_time):
-        raise ValueError(f"epg.fisp: the echo time of {echo_time:g} s is longer than the shortest repetition time, "
-                         f"{min(repetition_time):g} s")
+    _trains.check_lengths("fisp", flip_angle, repetition_time)
+    _trains.check_echo("fisp", echo_time, min(repetition_time), "the shortest repetition time")
     rates = np.stack([-1 / np.maximum(t1, SHORTEST), -1 / np.maximum(t2, SHORTEST), b1]).astype(np.float32)
     start = (1 - (1 + inversion) * exp_array(inversion_time * rates[0].astype(float))).astype(np.float32)
-    trains = [np.array(values, np.float32) for values in (flip_angle, repetition_time)]
+    flips, times = (np.array(values, np.float32) for values in (flip_angle, repetition_time))
     orders = _pathways.enough(np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST), min(repetition_time), len(flip_angle),
                               error, (len(flip_angle) + 1) // 2)
-    whole = np.zeros((len(t1), len(flip_angle)), np.float32)
-    for part in profile:
+
+    def at(part: float) -> Any:
         rates[2] = b1 * part
-        whole += _pathways.by_orders(
-            lambda rates, start, size, out: _graphs.train(rates, start, *trains, echo_time, size, out),
-            rates, start, orders, np.empty_like(whole))  # fmt: skip
-    return Frames(whole / np.float32(len(profile)), **_frame_times(repetition_time, echo_time, inversion_time))
+        return _pathways.by_orders(
+            lambda rates, start, size, out: _graphs.trains(rates, start, flips, times, echo_time, size, out),
+            rates, start, orders, np.empty((len(t1), len(flips)), np.float32))  # fmt: skip
+
+    return Frames(_trains.mean_over(profile, at), **_frame_times(repetition_time, echo_time, inversion_time))
 
 
 class Prepared(NamedTuple):
@@ -271,16 +269,62 @@ def t2_preparation(
     return Prepared(c * (1 + (z - 1) * half) + s * along)
 
 
+class PreparedPools(NamedTuple):
+    """What preparations of two pools return."""
+
+    mz: Annotated[Array, "1"]
+    mz_second: Annotated[Array, "1"]
+
+
+@step
+def two_pool_inversion(
+    t1: Annotated[Array, "s"],
+    t1_second: Annotated[Array, "s"],
+    exchange_rate: Annotated[Array, "1/s"],
+    second_fraction: Annotated[Array, "1"],
+    inversion: Annotated[Array, "1"],
+    inversion_second: Annotated[Array, "1"],
+    *,
+    inversion_time: Annotated[float, "s", ">=0"],
+) -> PreparedPools:
+    """Mz / M0 of two pools that exchange, some time after an inversion, for `exchange` or `magnetization_transfer`.
+
+    Parameters
+    ----------
+    t1, t1_second : array in s, shape (sample,)
+        > 0.
+    exchange_rate : array in 1/s, shape (sample,)
+        From the first pool to the second.
+    second_fraction : array, shape (sample,)
+        The second pool's share of M0, above 0 and below 1.
+    inversion, inversion_second : array, shape (sample,)
+        Efficiency of each pool: its Mz is -inversion times its M0 behind the pulse.  One pulse inverts two waters
+        alike; of a bound pool it leaves a part, such as 0.8 of it: -0.8.
+    inversion_time : float in s
+
+    Returns
+    -------
+    mz, mz_second : float64, shape (sample,)
+        Each over its own pool's M0.
+
+    Notes
+    -----
+    Limits: without exchange both are `inversion` of their pools; at once they are -inversion and -inversion_second.
+    Equations of Z: Malik 2018, doi:10.1002/mrm.27040.
+    """
+    _trains.check_part("two_pool_inversion", second_fraction)
+    r1, k, part = np.stack([1 / t1, 1 / t1_second]), np.array(exchange_rate, float), np.array(second_fraction, float)
+    mz = np.empty((2, len(t1)))
+    _pools.recovered(r1, k, part, -np.stack([inversion, inversion_second]), inversion_time, mz)
+    return PreparedPools(*mz)
+
+
 class Complex(NamedTuple):
     """What complex trains of gradient echoes return."""
 
     signal: Annotated[Array, "1", "complex64", "frame"]
     magnitude: Annotated[Array, "1", "float32", "frame"]
     frame: Annotated[Array, "s", "float64", "frame"]
-
-
-def _magnitude(signal: Any) -> Any:
-    return np.sqrt(signal.real * signal.real + signal.imag * signal.imag)
 
 
 def _regular_times(flip_angle: tuple[float, ...], repetition_time: float, echo_time: float, **_: Any
@@ -299,6 +343,7 @@ def spoiled_gradient_echo(
     repetition_time: Annotated[float, "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Complex:
     """A train of gradient echoes with RF spoiling: pulse n has the phase phase_increment n (n - 1) / 2.
@@ -314,6 +359,8 @@ def spoiled_gradient_echo(
     flip_angle : tuple of float in rad, shape (frame,)
     repetition_time, echo_time : float in s
     phase_increment : float in rad
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
     error : float
         Bound on what the orders left out could change in the signal; each sample keeps as many as its relaxation times
         ask for.
@@ -333,36 +380,71 @@ def spoiled_gradient_echo(
     spoiling: Zur 1991, doi:10.1002/mrm.1910210210; bound: `factory.physics._pathways.enough`.
     """
     interval = np.full(len(flip_angle), repetition_time)
-    return Complex(*_echoes("spoiled_gradient_echo", (t1, t2, b1, np.zeros(len(t1))), mz, flip_angle,
-                            _quadratic(len(interval), phase_increment), interval, _pathways.DEPHASE, echo_time, error),
+    phase = _trains.quadratic(len(flip_angle), phase_increment)
+    return Complex(*_trains.one_pool("spoiled_gradient_echo", (t1, t2, b1, np.zeros(len(t1))), mz, flip_angle, phase,
+                                     interval, _pathways.DEPHASE, echo_time, profile, error),
                    **_regular_times(flip_angle, repetition_time, echo_time))  # fmt: skip
 
 
-def _quadratic(count: int, increment: float) -> Any:
-    """Phases of RF spoiling in rad: the step from pulse to pulse grows by the increment."""
-    n = np.arange(count)
-    return np.fmod(n * (n - 1) // 2 * np.fmod(increment, 2 * np.pi), 2 * np.pi)
+@step(sizes=_frames, coordinates=_regular_times, accuracy=("error",))
+def diffusion(
+    t1: Annotated[Array, "s"],
+    t2: Annotated[Array, "s"],
+    b1: Annotated[Array, "1"],
+    mz: Annotated[Array, "1"],
+    diffusion: Annotated[Array, "m2/s"],
+    *,
+    flip_angle: Annotated[tuple[float, ...], "rad", ">=0"],
+    repetition_time: Annotated[float, "s", ">0"],
+    echo_time: Annotated[float, "s", ">=0"],
+    dephasing: Annotated[float, "1/m", ">=0"],
+    phase_increment: Annotated[float, "rad"] = 0.0,
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
+    error: Annotated[float, ">0"] = 1e-4,
+) -> Complex:
+    """`spoiled_gradient_echo` of water that diffuses along the gradient; all pulses of one phase (FISP) by default.
 
+    Parameters
+    ----------
+    t1, t2 : array in s, shape (sample,)
+        Relaxation times, >= 0.
+    b1 : array, shape (sample,)
+        Actual over nominal flip angle.
+    mz : array, shape (sample,)
+        Mz / M0 before the first pulse, as a preparation left it; within +-1.
+    diffusion : array in m2/s, shape (sample,)
+        Along the gradient.
+    flip_angle : tuple of float in rad, shape (frame,)
+    repetition_time, echo_time : float in s
+    dephasing : float in 1/m
+        Cycles per metre that a repetition's gradient leaves over; for diffusion, as if constant between pulses.
+    phase_increment : float in rad
+        Step of the phase's step from pulse to pulse: of RF spoiling.
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
+    error : float
+        Bound on what the orders left out could change in the signal.
 
-def _echoes(name: str, samples: tuple[Any, ...], mz: Any, flip: Any, phase: Any, interval: Any, gradient: int,
-            echo_time: float, error: float) -> tuple[Any, Any]:
-    """One echo behind every pulse, demodulated by its phase and over i: as it is, and its magnitude."""
-    if echo_time > interval.min():
-        raise ValueError(f"epg.{name}: the echo time of {echo_time:g} s is longer than the shortest repetition time, "
-                         f"{interval.min():g} s")
+    Returns
+    -------
+    signal : complex64, shape (sample, frame)
+        F0 at each echo over i M0, demodulated by the phase of its pulse.
+    magnitude : float32, shape (sample, frame)
+    frame : float64 in s, shape (frame,)
+        Time of each echo since the first pulse.
 
-    def tables(orders: int) -> Any:
-        return _pathways.schedule(flip, phase, interval, gradient, echo_time, phase + 0.5 * np.pi, orders, np.float32)
-
-    t1, t2, b1, off_resonance = samples
-    t1, t2 = np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST)
-    most = int(tables(len(phase))[1][:, 2].max())
-    orders = _pathways.enough(t1, t2, interval.min(), len(phase), error, most)
-    columns = np.stack([-1 / t1, -1 / t2, b1, -2 * np.pi * off_resonance]).astype(np.float32)
-    signal = np.empty((len(t1), len(phase)), np.complex64)
-    _pathways.by_orders(lambda samples, start, size, part: _pathways.train(samples, start, *tables(size), size, part),
-                        columns, mz.astype(np.float32), orders, signal)  # fmt: skip
-    return signal, _magnitude(signal)
+    Notes
+    -----
+    Limits: without diffusion it is `spoiled_gradient_echo`; with pulses of one phase and angle it ends at the first
+    echo of `double_echo`; fast diffusion leaves each pulse its own signal alone, and so the Ernst amplitude in the end.
+    Orders decay by D k**2 TR (Z) and D (k**2 + k + 1/3) TR (F from k to k + 1), k in units of the dephasing; the echo
+    itself, of order 0, does not.  Computed in float32, to 1e-6 of M0.  Weigel 2015, doi:10.1002/jmri.24619.
+    """
+    phase, interval = _trains.quadratic(len(flip_angle), phase_increment), np.full(len(flip_angle), repetition_time)
+    samples = t1, t2, b1, np.zeros(len(t1)), diffusion * (2 * np.pi * dephasing) ** 2
+    return Complex(*_trains.one_pool("diffusion", samples, mz, flip_angle, phase, interval, _pathways.DEPHASE,
+                                     echo_time, profile, error, _trains.diffusing),
+                   **_regular_times(flip_angle, repetition_time, echo_time))  # fmt: skip
 
 
 class Steady(NamedTuple):
@@ -383,6 +465,7 @@ def spoiled_steady_state(
     repetition_time: Annotated[float, "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Steady:
     """The steady state of gradient echoes with RF spoiling, for each of some flip angles.
@@ -397,6 +480,8 @@ def spoiled_steady_state(
     repetition_time, echo_time : float in s
     phase_increment : float in rad
         Step of the phase's step from pulse to pulse; 0 gives the unspoiled gradient echo (FISP).
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
     error : float
         Bound on what the orders left out could change in the signal.
 
@@ -413,26 +498,12 @@ def spoiled_steady_state(
     exp(-echo_time / T2).  What a train of `spoiled_gradient_echo` comes to after many T1, solved at once: Ganter 2006,
     doi:10.1002/mrm.20736.
     """
-    if echo_time > repetition_time:
-        raise ValueError(f"epg.spoiled_steady_state: the echo time of {echo_time:g} s is longer than the repetition "
-                         f"time, {repetition_time:g} s")
-    states = _steady_states(t1, t2, b1, np.zeros(len(t1)), flip_angle, repetition_time, phase_increment, error)
+    _trains.check_echo("spoiled_steady_state", echo_time, repetition_time)
+    states = _trains.steady_states(t1, t2, b1, np.zeros(len(t1)), flip_angle, repetition_time, phase_increment, profile,
+                                   error)  # fmt: skip
     decay = exp_array(-echo_time / np.maximum(t2, SHORTEST))
     signal = (states[..., 0] * (-1j * decay)[:, None]).astype(np.complex64)
-    return Steady(signal, _magnitude(signal), np.array(flip_angle))
-
-
-MOST = 4096  # orders in a steady state; enough for an error of 1e-4 at TR = 4 ms up to T2 = 2 s, T1 = 4 s
-
-
-def _steady_states(t1: Any, t2: Any, b1: Any, spread: Any, flip: tuple[float, ...], interval: float,
-                   increment: float, error: float) -> Any:
-    """F0 behind and before the pulses of a steady state: complex128, shape (sample, flip, 2)."""
-    t1, t2 = np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST)
-    orders = _pathways.enough(t1, t2, interval, np.inf, error, MOST)
-    out = np.empty((len(t1), len(flip), 2), complex)
-    _steady.steady(np.stack([1 / t1, 1 / t2, b1, spread]), np.array(flip), interval, increment, orders, out)
-    return out
+    return Steady(signal, _trains.magnitude(signal), np.array(flip_angle))
 
 
 class Pair(NamedTuple):
@@ -457,6 +528,7 @@ def double_echo(
     repetition_time: Annotated[float, "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     dephasing: Annotated[float, "1/m", ">=0"],
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Pair:
     """The two echoes of a double-echo steady state (DESS), with diffusion.
@@ -481,6 +553,8 @@ def double_echo(
         The echoes lie at most half a repetition from their pulses.
     dephasing : float in 1/m
         Cycles per metre that a repetition's gradient leaves over; for diffusion, as if constant between pulses.
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
     error : float
         Bound on what the orders left out could change in the signal.
 
@@ -497,11 +571,9 @@ def double_echo(
     the averages of the balanced steady state over all precession angles.  Orders decay by D k**2 TR (Z) and
     D (k**2 + k + 1/3) TR (F from k to k + 1), k in units of the dephasing: Weigel 2015, doi:10.1002/jmri.24619.
     """
-    if 2 * echo_time > repetition_time:
-        raise ValueError(f"epg.double_echo: the echo time of {echo_time:g} s is longer than half the repetition time, "
-                         f"{repetition_time / 2:g} s")
+    _trains.check_echo("double_echo", echo_time, repetition_time / 2, "half the repetition time")
     spread = diffusion * (2 * np.pi * dephasing) ** 2
-    states = _steady_states(t1, t2, b1, spread, (flip_angle,), repetition_time, 0.0, error)[:, 0]
+    states = _trains.steady_states(t1, t2, b1, spread, (flip_angle,), repetition_time, 0.0, profile, error)[:, 0]
     decay = exp_array(-echo_time / np.maximum(t2, SHORTEST))
     signal = np.stack([states[:, 0].imag * decay, states[:, 1].imag / np.maximum(decay, SHORTEST)], axis=1)
     return Pair(signal.astype(np.float32), **_two_times(repetition_time, echo_time))
@@ -523,6 +595,7 @@ def balanced(
     repetition_time: Annotated[tuple[float, ...], "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     phase_increment: Annotated[float, "rad"] = np.pi,
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
 ) -> Complex:
     """A balanced train (bSSFP): no gradient is left over, so off-resonance alone dephases; one isochromat a sample.
 
@@ -541,6 +614,8 @@ def balanced(
         Inside the shortest repetition; half of it refocuses what lies inside a pass band.
     phase_increment : float in rad
         From pulse to pulse.
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
 
     Returns
     -------
@@ -557,12 +632,10 @@ def balanced(
     without a gradient has one order: a voxel that spans frequencies is a sum over samples.  Computed in float32, to
     1e-6 of M0.
     """
-    if len(flip_angle) != len(repetition_time):
-        raise ValueError(f"epg.balanced: there are {len(flip_angle)} flip angles and {len(repetition_time)} repetition "
-                         "times; give one of each for every frame")
+    _trains.check_lengths("balanced", flip_angle, repetition_time)
     phase = np.fmod(np.arange(len(flip_angle)) * np.fmod(phase_increment, 2 * np.pi), 2 * np.pi)
-    return Complex(*_echoes("balanced", (t1, t2, b1, off_resonance), mz, flip_angle, phase, np.array(repetition_time),
-                            _pathways.KEEP, echo_time, 1.0),
+    return Complex(*_trains.one_pool("balanced", (t1, t2, b1, off_resonance), mz, flip_angle, phase,
+                                     np.array(repetition_time), _pathways.KEEP, echo_time, profile, 1.0),
                    **_irregular_times(repetition_time, echo_time))  # fmt: skip
 
 
@@ -646,16 +719,17 @@ def tse(
     flips, phases, echo = np.zeros(2 * count + 1), np.zeros(2 * count + 1), np.full(2 * count + 1, np.nan)
     phases[1::2], echo[2::2] = phase, 0.0
     t1, t2 = np.maximum(t1, SHORTEST), np.maximum(t2, SHORTEST)
-    columns = np.stack([-1 / t1, -1 / t2, b1, np.zeros(len(t1))]).astype(np.float32)
-    whole, signal = np.zeros((len(t1), count), np.complex64), np.empty((len(t1), count), np.complex64)
-    for first, other in zip(excitation_profile, refocus_profile, strict=True):
-        flips[0], flips[1::2] = excitation * first, np.array(refocus) * other
-        events, marks = _pathways.schedule(flips, phases, 0.5 * spacing, _pathways.DEPHASE, echo, 0.5 * np.pi,
-                                           2 * count + 2, np.float32)
-        _pathways.train(columns, mz.astype(np.float32), events, marks, int(marks[:, 2].max()), signal)
-        whole += signal
-    whole /= np.float32(len(refocus_profile))
-    return Train(whole, _magnitude(whole), **_train_times(refocus, spacing))
+    columns = np.stack([-1 / t1, -1 / t2, b1, np.zeros(len(t1))])
+    orders = np.full(len(t1), count + 1)  # what the gradients of half the train make and those of the other half undo
+
+    def at(parts: tuple[float, float]) -> Any:
+        flips[0], flips[1::2] = excitation * parts[0], np.array(refocus) * parts[1]
+        tables = _pathways.schedule(flips, phases, 0.5 * spacing, _pathways.DEPHASE, echo, 0.5 * np.pi, count + 1,
+                                    np.float32)
+        return _trains.echoes(_pathways.trains, columns, mz, lambda _: tables, orders, count)
+
+    signal = _trains.mean_over([*zip(excitation_profile, refocus_profile, strict=True)], at)
+    return Train(signal, _trains.magnitude(signal), **_train_times(refocus, spacing))
 
 
 @step(sizes=_frames, coordinates=_regular_times, accuracy=("error",))
@@ -663,7 +737,9 @@ def magnetization_transfer(
     t1: Annotated[Array, "s"],
     t2: Annotated[Array, "s"],
     b1: Annotated[Array, "1"],
+    mz: Annotated[Array, "1"],
     t1_bound: Annotated[Array, "s"],
+    mz_bound: Annotated[Array, "1"],
     exchange_rate: Annotated[Array, "1/s"],
     bound_fraction: Annotated[Array, "1"],
     *,
@@ -673,9 +749,10 @@ def magnetization_transfer(
     pulse_duration: Annotated[float, "s", ">0"],
     absorption: Annotated[float, "s", ">=0"] = 15.1e-6,
     phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Complex:
-    """`spoiled_gradient_echo` from equilibrium with a bound pool: Mz alone, saturated by every pulse.
+    """`spoiled_gradient_echo` with a bound pool: Mz alone, saturated by every pulse.
 
     Parameters
     ----------
@@ -683,8 +760,13 @@ def magnetization_transfer(
         Of the free pool, > 0.
     b1 : array, shape (sample,)
         Actual over nominal flip angle.
+    mz : array, shape (sample,)
+        Mz of the free pool over its M0 before the first pulse, within +-1.
     t1_bound : array in s, shape (sample,)
         Of the bound pool, > 0.
+    mz_bound : array, shape (sample,)
+        The same as ``mz`` of the bound pool.  Each pool has its own: a pulse that inverts the free one saturates the
+        bound one in part, and during a delay they exchange (`inversion_of_two`).
     exchange_rate : array in 1/s, shape (sample,)
         From the free pool to the bound one.
     bound_fraction : array, shape (sample,)
@@ -699,6 +781,9 @@ def magnetization_transfer(
         its centre.
     phase_increment, error : float in rad and 1
         As of `spoiled_gradient_echo`.
+    profile : tuple of float
+        Flip angles of the free pool over the nominal one at equidistant places across the slice, whose signals are
+        averaged.  The bound pool's line is far wider than the slice: it takes the same power everywhere.
 
     Returns
     -------
@@ -716,8 +801,9 @@ def magnetization_transfer(
     """
     rates = np.stack([1 / t1, 1 / t1_bound]), np.stack([1 / t2, 1 / t2])
     power = np.pi * absorption / pulse_duration * b1 * b1
-    return Complex(*_two_pools("magnetization_transfer", *rates, np.zeros((2, len(t1))), b1, power, exchange_rate,
-                               bound_fraction, flip_angle, repetition_time, echo_time, phase_increment, error),
+    return Complex(*_trains.two_pools("magnetization_transfer", *rates, np.zeros((2, len(t1))), b1, power,
+                                      exchange_rate, bound_fraction, np.stack([mz, mz_bound]), flip_angle,
+                                      repetition_time, echo_time, phase_increment, profile, error),
                    **_regular_times(flip_angle, repetition_time, echo_time))  # fmt: skip
 
 
@@ -737,6 +823,7 @@ def magnetization_transfer_steady_state(
     absorption: Annotated[float, "s", ">=0"] = 15.1e-6,
     saturation: Annotated[float, ">=0"] = 0.0,
     phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Steady:
     """`spoiled_steady_state` with a bound pool, as `magnetization_transfer` has it, for each of some flip angles.
@@ -753,6 +840,8 @@ def magnetization_transfer_steady_state(
         to the free one.
     phase_increment, error : float in rad and 1
         As of `spoiled_steady_state`.
+    profile : tuple of float
+        As of `magnetization_transfer`.
 
     Returns
     -------
@@ -767,25 +856,22 @@ def magnetization_transfer_steady_state(
     comes to after many T1, solved at once: what goes over to the bound pool and comes back only changes what an
     interval leaves of Z.
     """
-    _check_pools("magnetization_transfer_steady_state", bound_fraction, repetition_time, echo_time)
+    _trains.check_echo("magnetization_transfer_steady_state", echo_time, repetition_time)
+    _trains.check_part("magnetization_transfer_steady_state", bound_fraction)
     r1 = np.stack([1 / t1, 1 / t1_bound])
     ratio = r1.min(axis=0) / r1.max(axis=0)
-    orders = _pathways.enough(1 / r1.min(axis=0), np.array(t2), repetition_time, np.inf, error * ratio, MOST)
-    out = np.empty((len(t1), len(flip_angle), 2), complex)
-    _steady.steady_beside_bound(np.stack([r1[0], 1 / t2, r1[1], b1, exchange_rate, bound_fraction]),
-                                np.array(flip_angle), np.pi * absorption / pulse_duration, saturation, repetition_time,
-                                phase_increment, orders, out)  # fmt: skip
-    signal = (out[..., 0] * (-1j * exp_array(-echo_time / t2))[:, None]).astype(np.complex64)
-    return Steady(signal, _magnitude(signal), np.array(flip_angle))
+    orders = _pathways.enough(1 / r1.min(axis=0), np.array(t2), repetition_time, np.inf, error * ratio, _trains.MOST)
 
+    def at(part: float) -> Any:
+        out = np.empty((len(t1), len(flip_angle), 2), complex)
+        samples = np.stack([r1[0], 1 / t2, r1[1], b1 * part, exchange_rate, bound_fraction, b1])
+        _steady.steady_beside_bound(samples, np.array(flip_angle), np.pi * absorption / pulse_duration, saturation,
+                                    repetition_time, phase_increment, orders, out)  # fmt: skip
+        return out[..., 0]
 
-def _check_pools(name: str, part: Any, interval: float, echo_time: float) -> None:
-    if echo_time > interval:
-        raise ValueError(f"epg.{name}: the echo time of {echo_time:g} s is longer than the repetition time, "
-                         f"{interval:g} s")
-    if not ((part > 0) & (part < 1)).all():
-        raise ValueError(f"epg.{name}: the second pool's fraction lies between {part.min():g} and {part.max():g}; it "
-                         "has to be above 0 and below 1")
+    decay = exp_array(-echo_time / t2)
+    signal = (_trains.mean_over(profile, at) * (-1j * decay)[:, None]).astype(np.complex64)
+    return Steady(signal, _trains.magnitude(signal), np.array(flip_angle))
 
 
 @step(sizes=_frames, coordinates=_regular_times, accuracy=("error",))
@@ -793,8 +879,10 @@ def exchange(
     t1: Annotated[Array, "s"],
     t2: Annotated[Array, "s"],
     b1: Annotated[Array, "1"],
+    mz: Annotated[Array, "1"],
     t1_second: Annotated[Array, "s"],
     t2_second: Annotated[Array, "s"],
+    mz_second: Annotated[Array, "1"],
     shift: Annotated[Array, "Hz"],
     exchange_rate: Annotated[Array, "1/s"],
     second_fraction: Annotated[Array, "1"],
@@ -803,9 +891,10 @@ def exchange(
     repetition_time: Annotated[float, "s", ">0"],
     echo_time: Annotated[float, "s", ">=0"],
     phase_increment: Annotated[float, "rad"] = np.deg2rad(117.0),
+    profile: Annotated[tuple[float, ...], ">=0"] = (1.0,),
     error: Annotated[float, ">0"] = 1e-4,
 ) -> Complex:
-    """`spoiled_gradient_echo` from equilibrium of two pools of water that exchange, such as myelin and axons.
+    """`spoiled_gradient_echo` of two pools of water that exchange, such as myelin and axons.
 
     Parameters
     ----------
@@ -813,8 +902,13 @@ def exchange(
         Of the first pool, > 0.
     b1 : array, shape (sample,)
         Actual over nominal flip angle.
+    mz : array, shape (sample,)
+        Mz of the first pool over its M0 before the first pulse, within +-1.
     t1_second, t2_second : array in s, shape (sample,)
         Of the second pool, > 0.
+    mz_second : array, shape (sample,)
+        The same as ``mz`` of the second pool: one pulse inverts both alike, but they recover apart
+        (`inversion_of_two`).
     shift : array in Hz, shape (sample,)
         Frequency of the second pool; the first one is on resonance.
     exchange_rate : array in 1/s, shape (sample,)
@@ -825,6 +919,8 @@ def exchange(
     repetition_time, echo_time : float in s
     phase_increment, error : float in rad and 1
         As of `spoiled_gradient_echo`; an increment of 0 gives FISP.
+    profile : tuple of float
+        Flip angles over the nominal one at equidistant places across the slice, whose signals are averaged.
 
     Returns
     -------
@@ -841,31 +937,7 @@ def exchange(
     """
     rates = np.stack([1 / t1, 1 / t1_second]), np.stack([1 / t2, 1 / t2_second])
     turning = np.stack([np.zeros(len(t1)), 2 * np.pi * shift])
-    return Complex(*_two_pools("exchange", *rates, turning, b1, None, exchange_rate, second_fraction, flip_angle,
-                               repetition_time, echo_time, phase_increment, error),
+    return Complex(*_trains.two_pools("exchange", *rates, turning, b1, None, exchange_rate, second_fraction,
+                                      np.stack([mz, mz_second]), flip_angle, repetition_time, echo_time,
+                                      phase_increment, profile, error),
                    **_regular_times(flip_angle, repetition_time, echo_time))  # fmt: skip
-
-
-def _two_pools(name: str, r1: Any, r2: Any, turning: Any, b1: Any, power: Any, exchange_rate: Any, part: Any, flip: Any,
-               interval: float, echo_time: float, increment: float, error: float) -> tuple[Any, Any]:
-    """Echoes of two pools; the second one is bound where pulses have a power."""
-    _check_pools(name, part, interval, echo_time)
-    bound = power is not None
-    phase = _quadratic(len(flip), increment)
-
-    def tables(orders: int) -> Any:
-        return _pathways.schedule(flip, phase, interval, _pathways.DEPHASE, echo_time, phase + 0.5 * np.pi, orders,
-                                  np.float32)
-
-    rows = np.empty((_pools.ROWS, len(b1)))
-    _pools.rows_of(r1, r2, turning, np.array(exchange_rate, float), np.array(part, float), bound, rows)
-    rows[0], rows[1] = b1, power if bound else 0.0
-    # the slowest rates bound what an interval leaves; where they differ recovery exceeds 1 by no more than their ratio
-    most = int(tables(len(phase))[1][:, 2].max())
-    orders = _pathways.enough(1 / r1.min(axis=0), 1 / r2.min(axis=0), interval, len(phase),
-                              error * r1.min(axis=0) / r1.max(axis=0), most)
-    start = np.stack([1 - part, part]).astype(np.float32)
-    signal = np.empty((len(b1), len(phase)), np.complex64)
-    _pathways.by_orders(lambda rows, start, size, part: _pools.train(bound, rows, start, *tables(size), size, part),
-                        rows.astype(np.float32), start, orders, signal)  # fmt: skip
-    return signal, _magnitude(signal)

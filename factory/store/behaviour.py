@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import xxhash
 
-from factory import cache
+from factory import cache, device
 from factory.store.commit import Commit, standing
 from factory.store.encode import decode
 from factory.store.errors import AnotherRecipe, DamagedStore
@@ -30,8 +30,9 @@ Fingerprint = dict[str, str]
 
 
 def fingerprint() -> Fingerprint:
-    """What may change a sample's bytes besides the recipe: sources, Python, NumPy, numba, CPU."""
-    return {"source": cache.sources_digest(), "python": platform.python_version(), "cpu": cache.cpu(),
+    """What may change a sample's bytes besides the recipe: sources, Python, NumPy, numba, CPU, graphics card."""
+    card = {"card": device.card(), "numba-cuda": version("numba-cuda")} if device.chosen() == "cuda" else {}
+    return card | {"source": cache.sources_digest(), "python": platform.python_version(), "cpu": cache.cpu(),
             "numpy": version("numpy"), "numba": version("numba"), "zarr": version("zarr")}
 
 

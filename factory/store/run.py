@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
+from factory.device import Device, choose
 from factory.store import behaviour
 from factory.store.care import open_store
 from factory.store.commit import Commit, standing, write
@@ -47,7 +48,8 @@ Write = Callable[[str, int], Commit]
 
 
 def materialise(recipe: Recipe, store: str | Place, client: Client | None = None, *, threads: int | None = None,
-                progress: Progress | None = None, durable: Durable = "power") -> xr.DataTree:
+                progress: Progress | None = None, durable: Durable = "power", device: Device | None = None
+                ) -> xr.DataTree:
     """Make every sample of a recipe into a Zarr store; go on where an earlier run stopped, and finish by itself.
 
     Parameters
@@ -57,6 +59,8 @@ def materialise(recipe: Recipe, store: str | Place, client: Client | None = None
     threads : without a client, how many shards are made at once; by default one for each CPU that memory allows
     durable : whether a shard that counts as made outlives a power cut, or only this process (faster); what a power cut
         took then, `factory verify --deep` finds and `factory repair` makes again
+    device : where kernels run that exist for both, processor (cpu) or graphics card (cuda); the bytes are the same.
+        Without, what the environment variable FACTORY_DEVICE says where they run, else the processor
 
     Returns
     -------
@@ -70,12 +74,13 @@ def materialise(recipe: Recipe, store: str | Place, client: Client | None = None
     StoreError
         Not enough memory for one shard, a target that is no store or cannot be written, a sample that is not finite.
     """
-    make_part(recipe, store, (1, 1), client, threads=threads, progress=progress, durable=durable)
+    make_part(recipe, store, (1, 1), client, threads=threads, progress=progress, durable=durable, device=device)
     return open_store(place(store).absolute())
 
 
 def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client: Client | None = None, *,
-              threads: int | None = None, progress: Progress | None = None, durable: Durable = "power") -> bool:
+              threads: int | None = None, progress: Progress | None = None, durable: Durable = "power",
+              device: Device | None = None) -> bool:
     """`materialise` for one of several shares, which need not know of each other; whoever is last finishes the store.
 
     Parameters
@@ -90,14 +95,16 @@ def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client:
         Whether the store is finished.
     """
     path = place(store).absolute()
+    if client is None and device is not None:
+        choose(device)
     try:
-        return _carried_through(recipe, path, part, client, threads, progress or Silent(), durable)
+        return _carried_through(recipe, path, part, client, threads, progress or Silent(), durable, device)
     except OSError as error:
         raise StoreError(_unwritable(path, error)) from error
 
 
 def _carried_through(recipe: Recipe, path: Place, part: tuple[int, int], client: Client | None, threads: int | None,
-                     watcher: Progress, durable: Durable) -> bool:
+                     watcher: Progress, durable: Durable, device: Device | None) -> bool:
     _require_target(recipe, path)
     if not (path / "zarr.json").is_file():
         fitting(recipe, client, threads)
@@ -114,7 +121,7 @@ def _carried_through(recipe: Recipe, path: Place, part: tuple[int, int], client:
             unfinish(path)
         watcher.begin(missing.samples, missing.nbytes, missing.done_samples, missing.done_bytes)
         try:
-            for commit in _made(recipe, path, client, workers, missing, run, durable):
+            for commit in _made(recipe, path, client, workers, missing, run, durable, device):
                 journal.shard(commit)
                 watcher.shard(commit)
         finally:
@@ -268,9 +275,9 @@ def _require_recipe(recipe: Recipe, store: Place) -> None:
 
 
 def _made(recipe: Recipe, store: Place, client: Client | None, workers: int, missing: _Missing, run: str,
-          durable: Durable) -> Iterator[Commit]:
+          durable: Durable, device: Device | None) -> Iterator[Commit]:
     if client is not None:
-        return on_workers(recipe, store, client, missing, missing.shards, run, durable)
+        return on_workers(recipe, store, client, missing, missing.shards, run, durable, device)
 
     def one(split: str, shard: int) -> Commit:
         return write(recipe, store, split, shard, run, durable)

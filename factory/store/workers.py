@@ -8,6 +8,7 @@ from functools import partial
 from itertools import chain, groupby, islice
 from typing import TYPE_CHECKING, Any
 
+from factory.device import Device, choose
 from factory.store.commit import Commit, write
 from factory.store.drop import Durable
 from factory.store.errors import StoreError
@@ -27,7 +28,7 @@ LOOK_SECONDS = 5.0  # between two counts of the workers, which may come and go
 
 
 def on_workers(recipe: Recipe, store: Place, client: Client, todo: Iterable[Task], shards: int,
-               run: str, durable: Durable) -> Iterator[Commit]:
+               run: str, durable: Durable, device: Device | None) -> Iterator[Commit]:
     """Make shards; only their commits come back.
 
     Neighbouring shards that share what an outer level makes, a head for example, go to the same worker.  What was
@@ -43,7 +44,7 @@ def on_workers(recipe: Recipe, store: Place, client: Client, todo: Iterable[Task
     from distributed.scheduler import KilledWorker
 
     try:
-        make = partial(_write, recipe, str(store), run, durable)
+        make = partial(_write, recipe, str(store), run, durable, device)
         yield from _bounded(client, _Groups(recipe, todo, shards), make, run)
     except KilledWorker as error:
         raise StoreError(f"a shard was given up, because {error.allowed_failures + 1} worker(s) died while they had "
@@ -109,5 +110,8 @@ def _bounded(client: Client, todo: _Groups, make: Callable[[tuple[Task, ...]], l
             driver.cancel(list(waiting))
 
 
-def _write(recipe: Recipe, store: str, run: str, durable: Durable, group: tuple[Task, ...]) -> list[Commit]:
+def _write(recipe: Recipe, store: str, run: str, durable: Durable, device: Device | None,
+           group: tuple[Task, ...]) -> list[Commit]:
+    if device is not None:
+        choose(device)
     return [write(recipe, store, *task, run, durable) for task in group]

@@ -5,6 +5,8 @@ Budget: 25 s on two cores.
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from factory.physics import _pathways, epg
 
@@ -110,6 +112,29 @@ def test_a_slice_is_the_average_of_its_places():
     np.testing.assert_allclose(found.signal, np.mean(single, axis=0), atol=1e-6)
 
 
+COMMON = {"repetition_time": 0.013, "echo_time": 0.004}
+SLICED = {  # inputs behind t1, t2 and b1, and constants
+    "spoiled_gradient_echo": ([0.8], COMMON | {"flip_angle": tuple(ANGLES)}),
+    "diffusion": ([0.8, 2e-9], COMMON | {"flip_angle": tuple(ANGLES), "dephasing": 2e4}),
+    "spoiled_steady_state": ([], COMMON | {"flip_angle": (0.1, 0.6)}),
+    "double_echo": ([1e-9], COMMON | {"flip_angle": 0.6, "dephasing": 3e4}),
+    "balanced": ([0.8, 20.0], {"flip_angle": tuple(ANGLES), "repetition_time": (0.006,) * 60, "echo_time": 0.003}),
+    "exchange": ([0.8, 0.4, 0.02, 0.5, 10.0, 5.0, 0.2], COMMON | {"flip_angle": tuple(ANGLES)}),
+}
+
+
+@pytest.mark.parametrize("name", SLICED)
+def test_a_slice_is_the_average_of_its_places_in_every_train(name):
+    step, (more, train) = getattr(epg, name), SLICED[name]
+    t1, t2, b1, *rest = column(*([0.8, 3.0], [0.06, 0.3], [1.0, 0.8], *more))
+    places = (1.0, 0.9, 0.3, 0.0)
+    found = step(t1, t2, b1, *rest, profile=places, **train)
+    single = [step(t1, t2, place * b1, *rest, **train).signal for place in places]
+    np.testing.assert_allclose(found.signal, np.mean(single, axis=0), atol=1e-6)
+    if "magnitude" in found._fields:
+        np.testing.assert_allclose(found.magnitude, np.abs(found.signal), atol=1e-6)
+
+
 @pytest.mark.parametrize(("t1", "t2", "b1"), TISSUES)
 def test_inverted_fisp_is_an_average_of_isochromats(t1, t2, b1):
     """The kernel of real states and that of complex ones: one answer, and that of the spins."""
@@ -153,6 +178,19 @@ def test_steady_state_is_the_end_of_a_train(t1, t2, b1, increment):
     ended = epg.spoiled_steady_state(*column(t1, t2, b1), flip_angle=angles, **constants)
     np.testing.assert_allclose(ended.signal[0], found, atol=2e-6)
     np.testing.assert_allclose(ended.magnitude[0], np.abs(found), atol=2e-6)
+
+
+@pytest.mark.parametrize("increment", [SPOIL, np.deg2rad(3), 0.0])
+def test_the_error_of_a_steady_state_stays_below_its_bound(increment):
+    rng = np.random.default_rng(9)
+    t1 = rng.uniform(0.2, 3, 200)
+    tissue = t1, rng.uniform(0.02, 0.9, 200) * t1, rng.uniform(0.5, 1.5, 200)
+    train = {"flip_angle": tuple(np.deg2rad([1, 5, 20, 60, 120, 175])), "repetition_time": 0.01, "echo_time": 0.0,
+             "phase_increment": increment}  # fmt: skip
+    exact = epg.spoiled_steady_state(*tissue, **train, error=1e-12).signal
+    for error in (0.3, 1e-1, 1e-2, 1e-3):
+        lost = np.abs(epg.spoiled_steady_state(*tissue, **train, error=error).signal - exact).max()
+        assert 0 < lost < error
 
 
 def test_ernst_limit():
@@ -225,6 +263,44 @@ def test_the_error_stays_below_its_bound():
             for error in (1e-2, 1e-3, 1e-4):
                 kept = epg.spoiled_gradient_echo(*tissue, **train, phase_increment=increment, error=error).signal
                 assert np.abs(kept - whole).max() < error
+
+
+def tables_of(flip, increment, interval, orders):
+    """Of RF-spoiled pulses and intervals of any length, in float64."""
+    n = np.arange(len(flip))
+    return _pathways.schedule(flip, increment * n * (n - 1) / 2, interval, _pathways.DEPHASE, 0.0, 0.0, orders, float)
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    t1=st.floats(0.02, 5),
+    ratio=st.floats(0.02, 1),
+    mz=st.floats(-1, 1),
+    digits=st.floats(0.5, 8),
+    increment=st.sampled_from([0.0, 0.5 * np.pi, np.pi, SPOIL]),
+    longer=st.sampled_from([1.0, 3.0]),
+    pulses=st.lists(st.tuples(st.sampled_from([0.0, 0.02, 0.3, 0.5 * np.pi, 2.0, np.pi]), st.integers(1, 12)),
+                    min_size=2, max_size=16),
+)
+def test_the_bound_holds_for_any_train(t1, ratio, mz, digits, increment, longer, pulses):
+    """Runs of equal pulses, such as 90 degrees, many of 0, 180 degrees, many of 0; intervals from 10 ms on."""
+    flip, error = np.repeat(*map(np.array, zip(*pulses, strict=True))), 10.0**-digits
+    interval = 0.01 * np.where(np.arange(len(flip)) % 3 == 1, longer, 1.0)
+    samples, start = np.array([[-1 / t1], [-1 / (ratio * t1)], [1.0], [0.0]]), np.array([mz])
+    orders = int(_pathways.enough(np.array([t1]), np.array([ratio * t1]), 0.01, len(flip), error, len(flip))[0])
+    kept, whole = np.empty((2, 1, len(flip)), complex)
+    for size, out in ((orders, kept), (len(flip) + 1, whole)):
+        _pathways.train(samples, start, *tables_of(flip, increment, interval, size), size, out)
+    assert np.abs(kept - whole).max() <= error
+
+
+@pytest.mark.parametrize("ratio", [0.05, 0.3, 0.6])
+def test_the_bound_is_not_far_from_the_worst_train(ratio):
+    """90 degrees, n intervals, 180 degrees, n intervals: an echo of exp(-2 n TR / T2) that needs n + 1 orders."""
+    t2 = np.array([0.1])
+    for n in (40, 80, 160):
+        echo = np.exp(-2 * n * 0.01 / 0.1)
+        assert n + 1 <= _pathways.enough(t2 / ratio, t2, 0.01, 2 * n + 1, 0.5 * echo, 10 * n)[0] <= 2 * n
 
 
 @pytest.mark.parametrize("count", [20, 60, 200])
