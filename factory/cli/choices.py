@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from factory.cli.terminal import tell_of_compiling
+
 if TYPE_CHECKING:
     from factory.recipe import Recipe
 
@@ -57,6 +59,7 @@ def recipe_of(name: str, given: list[str] | None = None, samples: list[str] | No
     changes, sizes = settings(given), counts(samples)
     if is_store(name):
         raise typer.BadParameter(f"{name} is a store, but this command needs a recipe (try: factory list recipes)")
+    tell_of_compiling()
     return load(name, set=changes, samples=sizes)
 
 

@@ -44,6 +44,35 @@ def complain(text: object) -> None:
     print(clean(text), file=sys.stderr)
 
 
+def tell_of_compiling(patience: float = 1.0) -> None:
+    """From now on say on a terminal which kernel is being compiled, where that takes longer than some seconds."""
+    if not sys.stderr.isatty():
+        return
+    from threading import Timer
+
+    from numba.core import event
+
+    class Told(event.Listener):  # type: ignore[misc]
+        depth, timer = 0, Timer(0, complain)  # compilations lie inside one another; the outermost is told of
+
+        def on_start(self, found: Any) -> None:
+            if self.depth == 0:
+                kernel = found.data["dispatcher"].py_func
+                said = f"compiling {kernel.__module__}.{kernel.__name__}, once: later runs find it ready"
+                self.timer = Timer(patience, complain, [said])
+                self.timer.daemon = True
+                self.timer.start()
+            self.depth += 1
+
+        def on_end(self, found: Any) -> None:
+            self.depth -= 1
+            if self.depth == 0:
+                self.timer.cancel()
+
+    register: Any = event.register
+    register("numba:compile", Told())
+
+
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[object]], right: Iterable[str] = ()) -> None:
     """A table on standard output; columns named in ``right`` are aligned to the right."""
     from rich.box import SIMPLE_HEAD

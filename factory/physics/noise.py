@@ -45,7 +45,7 @@ def gaussian(
     Limits: sigma = 0 returns the signal; mean = signal, variance = sigma**2.  One real channel; also what magnitude
     data come to at a signal-to-noise ratio above 3 (Gudbjartsson 1995, doi:10.1002/mrm.1910340618).
     """
-    return Noisy(_pieces(signal, sigma, draws, ("real",)))
+    return Noisy(_pieces(signal, sigma, draws, _added, np.float32))
 
 
 @step
@@ -71,7 +71,7 @@ def rician(
     Limits: sigma = 0 returns |S|; S = 0 is Rayleigh noise of mean sigma sqrt(pi / 2); the mean square is S**2 + 2
     sigma**2 always.  Gudbjartsson 1995, doi:10.1002/mrm.1910340618.
     """
-    return Noisy(_pieces(signal, sigma, draws, ("real", "imaginary")))
+    return Noisy(_pieces(signal, sigma, draws, _magnitude, np.float32))
 
 
 class NoisyComplex(NamedTuple):
@@ -90,7 +90,7 @@ def complex_gaussian(
 
     Parameters
     ----------
-    signal : complex array, any unit, shape (sample, ...)
+    signal : array, complex or real, any unit, shape (sample, ...)
     sigma : array, unit of `signal`, shape (sample,)
         Standard deviation of each of the two real channels.
 
@@ -103,7 +103,7 @@ def complex_gaussian(
     Limits: sigma = 0 returns the signal; the mean square is |S|**2 + 2 sigma**2, and an orthonormal Fourier transform
     leaves the noise as it is.  Gudbjartsson 1995, doi:10.1002/mrm.1910340618.
     """
-    return NoisyComplex(_pieces(signal, sigma, draws, ("real", "imaginary")))
+    return NoisyComplex(_pieces(signal, sigma, draws, _added_to_both, np.complex64))
 
 
 class Reference(NamedTuple):
@@ -181,14 +181,11 @@ def sigma_from_snr(reference: Annotated[Array, "?u"], snr: Annotated[Array, "1"]
     return Sigma(np.abs(reference) / np.asarray(snr, np.float64))
 
 
-def _pieces(signal: Any, sigma: Any, draws: Draws, channels: tuple[str, ...]) -> Any:
-    """Two channels make a magnitude where the signal is real; a few samples at a time: numbers are addressed, so cuts
-    are free.
-    """
+def _pieces(signal: Any, sigma: Any, draws: Draws, add: Any, kind: type) -> Any:
+    """Noise of one or two channels, a few samples at a time: numbers are addressed, so cuts are free."""
     table, move = rows(signal)
-    complex_ = np.iscomplexobj(signal)
-    add = _added if len(channels) == 1 else _added_to_both if complex_ else _magnitude
-    out = np.empty((len(signal), table.shape[1]), np.complex64 if complex_ else np.float32)
+    channels = ("real",) if add is _added else ("real", "imaginary")
+    out = np.empty((len(signal), table.shape[1]), kind)
     width = max(1, _PIECE // max(1, out.shape[1]))
     spread = np.array(sigma, np.float64)
     for first in range(0, len(out), width):

@@ -54,6 +54,15 @@ def test_complex_moments():
     assert np.mean(np.abs(x) ** 2) == pytest.approx(abs(level) ** 2 + 2 * sigma**2, rel=0.02)
 
 
+def test_a_real_signal_gets_noise_in_both_channels():
+    few, signal = Draws(1, "train", 0, 6), np.random.default_rng(0).normal(size=(6, 3)).astype(np.float32)
+    real = noise.complex_gaussian(signal, np.full(6, 0.1), few).measured
+    assert real.dtype == np.complex64
+    assert np.abs(real.imag).min() > 0
+    same = noise.complex_gaussian(signal.astype(np.complex64), np.full(6, 0.1), few).measured
+    np.testing.assert_array_equal(real, same)
+
+
 def test_no_noise_is_the_signal():
     signal = np.random.default_rng(0).normal(size=(6, 3, 2)).astype(np.float32)
     few = Draws(1, "train", 0, 6)
