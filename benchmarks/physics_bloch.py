@@ -117,7 +117,7 @@ def fids() -> list[dict[str, Any]]:
     slow = 10 * seconds(numpy)
     found = spectra.fid(*values, peaks, dwell=1e-3, n_point=256).signal[:4000]
     apart = np.abs(found - np.array(numpy())).max() / values[0].sum(1).max()
-    return [row("40,000 decays of 256 points, 1 to 10 exponentials", taken, "s, one core", target="<= 0.1",
+    return [row("40,000 decays of 256 points, 1 to 10 exponentials", taken, "s, one core", target="<= 0.03",
                 baseline=f"NumPy, one at a time {slow:.2g} s ({slow / taken:.0f} times), {apart:.1g} of the sum of the "
                          f"amplitudes away; {found.nbytes * 10 / taken / 1e9:.2g} GB/s")]  # fmt: skip
 

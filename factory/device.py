@@ -29,10 +29,16 @@ def choose(device: str) -> None:
     """
     if device not in get_args(Device):
         raise DeviceError(f"there is no device {device!r}; choose one of {', '.join(get_args(Device))}")
-    if device == "cuda" and (why := missing()):
-        raise DeviceError(f"kernels cannot run on a graphics card here: {why}. Leave out --device (or FACTORY_DEVICE) "
-                          "to run them on the processor; the samples are the same")
+    if device == "cuda":
+        demand("here", missing())
     _chosen[:] = [device]  # type: ignore[list-item]
+
+
+def demand(where: str, why: str) -> None:
+    """Raise DeviceError where `missing` says why no card can be used."""
+    if why:
+        raise DeviceError(f"kernels cannot run on a graphics card {where}: {why}. Leave out --device (or "
+                          "FACTORY_DEVICE) to run them on the processor; the samples are the same")
 
 
 def chosen() -> Device:
@@ -53,8 +59,8 @@ def missing() -> str:
     try:
         cuda.current_context()
     except Exception as error:
-        said = " ".join(str(error).split()).strip(" :")
-        return f"CUDA says {said!r}; it takes an NVIDIA card, its driver and pip install 'mr-factory[gpu]'"
+        said = " ".join(str(error).removeprefix("Error at driver init:").split()).partition(". ")[0].strip(" .:")
+        return f"{said} (it takes an NVIDIA card, its driver and pip install 'mr-factory[gpu]')"
     return ""
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from factory.device import Device, choose
+from factory.device import Device, choose, demand, missing
 from factory.store import behaviour
 from factory.store.care import open_store
 from factory.store.commit import Commit, standing, write
@@ -97,6 +97,8 @@ def make_part(recipe: Recipe, store: str | Place, part: tuple[int, int], client:
     path = place(store).absolute()
     if client is None and device is not None:
         choose(device)
+    elif client is not None and device == "cuda":
+        demand("of a worker", client.submit(missing, pure=False).result())
     try:
         return _carried_through(recipe, path, part, client, threads, progress or Silent(), durable, device)
     except OSError as error:

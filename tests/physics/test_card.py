@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client, LocalCluster
 from numba import njit
 
 import factory
 from factory import device, numerics32, recipe
 from factory.physics import _graphs, _isochromats, _pathways
 from factory.recipe import Recipe, load
+from factory.store import materialise
 
 ROOT = Path(__file__).parents[2]
 ON_CARD = pytest.mark.skipif(bool(device.missing()), reason=f"no graphics card: {device.missing()}")
@@ -118,6 +120,14 @@ def test_without_a_card_the_sentence_says_why_and_nothing_is_begun(tmp_path: Pat
     assert "cannot run on a graphics card here" in run.stderr
     assert "Traceback" not in run.stderr
     assert not (tmp_path / "store.zarr").exists()
+
+
+@pytest.mark.skipif(not device.missing(), reason="there is a graphics card")
+def test_workers_without_a_card_are_found_before_anything_is_begun(tmp_path: Path) -> None:
+    with LocalCluster(n_workers=1, threads_per_worker=1, dashboard_address=None, host="127.0.0.1") as cluster, \
+            Client(cluster) as client, pytest.raises(device.DeviceError, match="graphics card of a worker"):
+        materialise(load("cpmg_t2", corner=True), tmp_path / "store", client, device="cuda")
+    assert not (tmp_path / "store").exists()
 
 
 @ON_CARD
