@@ -11,7 +11,8 @@ from typing import Any, Literal, get_args
 
 Device = Literal["cpu", "cuda"]
 STEPS = frozenset({  # what has kernels for a card; the others stay on the processor beside it
-    "epg.fisp", "epg.spoiled_gradient_echo", "epg.balanced", "epg.tse", "bloch.voxel", "bloch.scan"})
+    "epg.fisp", "epg.spoiled_gradient_echo", "epg.balanced", "epg.tse", "bloch.voxel", "bloch.scan",
+    "bloch.diffusing", "bloch.flowing"})
 _chosen: list[Device] = []
 
 

@@ -22,7 +22,7 @@ from factory.draws import Draws
 from factory.numerics import uniform_rows
 from factory.recipe import Recipe
 from factory.recipe.model import Link
-from factory.sequences import Table
+from factory.sequences import Sequence, Table
 
 CUTS = (1, 3, 5, 7, 11)
 
@@ -165,6 +165,9 @@ def _other_constants(value: Any) -> Iterator[Any]:
         yield from ("linear", "decibel")
     elif isinstance(value, Table):
         yield replace(value, rf=value.rf * 1.1)
+    elif isinstance(value, Sequence):
+        pulses = {k: replace(pulse, amplitude=1.1 * pulse.amplitude) for k, pulse in value.pulses.items()}
+        yield replace(value, pulses=pulses)
     elif isinstance(value, tuple):
         for factor in (1.1, 0.5, 2.0):
             yield tuple(v * factor for v in value)

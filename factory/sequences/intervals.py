@@ -34,10 +34,10 @@ class _Piece:
 
 
 @lru_cache(maxsize=4)
-def table_of(sequence: Sequence, proton: float | None, step: float) -> Table:
+def table_of(sequence: Sequence, proton: float | None, step: float, longest: float) -> Table:
     """The table of a sequence; `Sequence.table` says what the arguments mean.  The last few are kept."""
-    if not step > 0:
-        raise SequenceError(f"the step must be positive, not {step:g} s")
+    if not min(step, longest) > 0:
+        raise SequenceError(f"the longest pieces must be positive, not {step:g} s and {longest:g} s")
     known: dict[tuple[object, ...], _Piece] = {}
     pieces, total, room = [], 0, MAX_INTERVALS
     lengths = np.diff(sequence.border)
@@ -46,7 +46,7 @@ def table_of(sequence: Sequence, proton: float | None, step: float) -> Table:
             continue
         key = (*row, round(float(lengths[number]), 12), *(sequence.first.get((number, axis)) for axis in range(3)))
         if key not in known:
-            known[key] = _piece(sequence.block(number), proton, step, room - total)
+            known[key] = _piece(sequence.block(number), proton, step, longest, room - total)
         total += len(known[key].border)
         if total > room:
             raise SequenceError(f"has more than {MAX_INTERVALS} intervals; a longer step of the pulses gives fewer")
@@ -74,16 +74,15 @@ def _joined(border: Array, pieces: list[tuple[int, _Piece]], text: str) -> Table
     )
 
 
-def _piece(block: Block, proton: float | None, step: float, room: int) -> _Piece:
+def _piece(block: Block, proton: float | None, step: float, longest: float, room: int) -> _Piece:
     cuts = [np.array([0.0, block.duration])]
     frequency = phase = 0.0
     if block.pulse is not None:
         frequency, phase = block.pulse.offset.at(proton, "a pulse")
-        longest = min(step, 1 / (PIECES * abs(frequency)) if frequency else step)
-        count = max(1, int(min(np.ceil(block.pulse.duration / longest - 1e-6), room + 1)))
-        if count > room:
-            raise SequenceError(f"has more than {MAX_INTERVALS} intervals; a longer step of the pulses gives fewer")
-        cuts.append(block.pulse.delay + np.linspace(0.0, block.pulse.duration, count + 1))
+        piece = min(step, 1 / (PIECES * abs(frequency)) if frequency else step)
+        cuts.append(block.pulse.delay + _even(block.pulse.duration, piece, room))
+    elif any(block.gradients):
+        cuts.append(_even(block.duration, longest, room))
     if block.readout is not None:
         cuts.append(block.readout.time)
     border = np.sort(np.concatenate(cuts))
@@ -100,6 +99,14 @@ def _piece(block: Block, proton: float | None, step: float, room: int) -> _Piece
         receiver = receiver + adc.modulation if len(adc.modulation) else receiver
     area = np.stack([one.areas(border) if one is not None else np.zeros(len(border) - 1) for one in block.gradients], 1)
     return _Piece(border[1:], rf, area, sampled, receiver, span)
+
+
+def _even(duration: float, piece: float, room: int) -> Array:
+    """Borders of equal pieces, at most so long."""
+    count = max(1, int(min(np.ceil(duration / piece - 1e-6), room + 1)))
+    if count > room:
+        raise SequenceError(f"has more than {MAX_INTERVALS} intervals; longer pieces give fewer")
+    return np.linspace(0.0, duration, count + 1)
 
 
 def _rf(block: Block, border: Array, frequency: float, phase: float) -> tuple[Array, tuple[int, int] | None]:

@@ -100,7 +100,7 @@ class Sequence:
         said = words[words.index("Hash") + 1]
         return hashlib.md5(head.encode(), usedforsecurity=False).hexdigest() == said
 
-    def table(self, field: float | None = None, step: float = STEP) -> Table:
+    def table(self, field: float | None = None, step: float = STEP, longest: float = np.inf) -> Table:
         """What the sequence does to spins, interval after interval, in the sign of the house.
 
         Parameters
@@ -110,6 +110,8 @@ class Sequence:
         step : s
             Longest piece of a pulse.  A pulse is cut into equal pieces, shorter than this where it has a frequency
             offset f (at most 1 / (16 f)), and each has the mean of the pulse.
+        longest : s
+            Longest interval of a block with gradients and without a pulse: for spins that move meanwhile.
 
         Raises
         ------
@@ -123,7 +125,7 @@ class Sequence:
         from the start of the shape, or from the end of the readout's delay, so at the centre of a pulse its phase is
         phase + 2 pi f center.  Limit: the sum of rf times duration is the flip angle over 2 pi on resonance.
         """
-        return table_of(self, None if field is None else GAMMA_BAR * field, step)
+        return table_of(self, None if field is None else GAMMA_BAR * field, step, longest)
 
 
 def read(path: str | os.PathLike[str]) -> Sequence:
