@@ -155,7 +155,7 @@ def _run(kernel: Any, samples: Any, start: Any, constants: list[Any], numbers: i
     """Launch a kernel on one piece of the samples after the other; while one is computed the last one is fetched."""
     shared = 4 * numbers * BLOCK <= SHARED
     size = max(HELD // (4 * max(out.shape[1], 0 if shared else numbers)) // BLOCK, 1) * BLOCK
-    pending: list[tuple[Any, Any, Any]] = []
+    pending: list[tuple[Any, ...]] = []
     for first in range(0, len(out), size):
         part, stream = slice(first, first + size), cuda.stream()
         blocks = -(-len(out[part]) // BLOCK)
@@ -164,13 +164,13 @@ def _run(kernel: Any, samples: Any, start: Any, constants: list[Any], numbers: i
         given = [cuda.to_device(np.ascontiguousarray(values), stream) for values in (samples[:, part], start[part])]
         launch = kernel(shared)[blocks, BLOCK, stream, 4 * numbers * BLOCK if shared else 0]
         launch(*given, *constants, scratch, made)
-        pending.append((made, out[part], stream))
+        pending.append((made, out[part], stream, given, scratch))  # which have to live until the kernel has run
         if len(pending) > 1:
             _fetch(*pending.pop(0))
     for one in pending:
         _fetch(*one)
 
 
-def _fetch(made: Any, out: Any, stream: Any) -> None:
+def _fetch(made: Any, out: Any, stream: Any, *_used: Any) -> None:
     made.copy_to_host(out, stream)
     stream.synchronize()

@@ -142,11 +142,12 @@ def turned(x: Any, y: Any, z: Any, b1: Any, square: Any, rx: Any, ry: Any, hz: A
 @inlined
 def precessed(x: Any, y: Any, turns: Any) -> Any:
     """Transverse magnetisation after some turns about z."""
-    shift, two = _shift(turns), _as(_TWO, turns)
-    h = _as(_PI, turns) * (turns - ((turns + shift) - shift))
+    shift = _shift(turns)
+    part = turns - ((turns + shift) - shift)
+    h = _as(_PI, turns) * part
     sine, cosine = _half_angle(h * h)
-    sine *= h
-    late, along = two * sine * cosine, two * sine * sine  # sine, and 1 - cosine of the whole angle
+    twice = sine * (_as(_TWO * _PI, turns) * part)  # a doubled product would be a sum that a compiler may fuse
+    late, along = twice * cosine, twice * (sine * h)  # sine, and 1 - cosine of the whole angle
     return _fma(y, late, _fma(-x, along, x)), _fma(-x, late, _fma(-y, along, y))
 
 

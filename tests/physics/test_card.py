@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -143,6 +144,22 @@ def test_a_card_gives_the_processors_bytes(name: str, monkeypatch: pytest.Monkey
     assert made["cpu"].identical(made["cuda"])
 
 
+def _left_to_fuse(text: str) -> list[str]:
+    """Sums in PTX of a product that is rounded before: not one by a half or by a power of two made of bits."""
+    products: dict[str, tuple[str, str]] = {}
+    exact, found = {"0f3F000000", "0d3FE0000000000000"}, []
+    for line in text.splitlines():
+        if bits := re.match(r"\s*mov\.b(?:32|64)\s+(%fd?\d+), %r", line):
+            exact.add(bits[1])
+        elif operation := re.match(r"\s*(mul|add|sub)(?:\.rn)?\.f(?:32|64)\s+(\S+), (\S+), (\S+);", line):
+            name, out, *given = operation.groups()
+            if name == "mul" and not exact & {*given}:
+                products[out] = given[0], given[1]
+            elif name != "mul" and products.keys() & {*given}:
+                found.append(line.strip())
+    return found
+
+
 def test_kernels_compile_for_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without spilling: what they keep fits into registers."""
     pytest.importorskip("numba_cuda", reason="numba-cuda is not installed: pip install 'mr-factory[gpu]'")
@@ -171,3 +188,4 @@ def test_kernels_compile_for_a_card(monkeypatch: pytest.MonkeyPatch) -> None:
         assert ".target sm_90" in text
         assert "sin.approx" not in text
         assert "ex2.approx" not in text
+        assert _left_to_fuse(text) == []
