@@ -44,6 +44,7 @@ def complain(text: object) -> None:
     print(clean(text), file=sys.stderr)
 
 
+@cache  # once, however many recipes a command reads
 def tell_of_compiling(patience: float = 1.0) -> None:
     """From now on say on a terminal which kernel is being compiled, where that takes longer than some seconds."""
     if not sys.stderr.isatty():

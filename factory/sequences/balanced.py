@@ -6,7 +6,7 @@ from typing import Annotated
 
 import numpy as np
 
-from factory.sequences.building import DEAD, compiled, limits, pypulseq, wait
+from factory.sequences.building import DEAD, compiled, hard, limits, pypulseq, single_sample, wait
 from factory.sequences.pulseq import Sequence
 
 
@@ -44,21 +44,15 @@ def balanced(
     pp = pypulseq()
     system = limits(0.03, 120.0)
     sequence = pp.Sequence(system)
-    half, dwell = pulse_duration / 2, 2e-6
+    half = pulse_duration / 2
     tail = half + system.rf_ringdown_time
 
-    def play(angle: float, phase: float, use: str) -> None:
-        sequence.add_block(pp.make_block_pulse(flip_angle=angle, phase_offset=phase, duration=pulse_duration,
-                                               delay=DEAD, system=system, use=use))
-
     if inversion_time > 0:
-        play(np.pi, 0.0, "inversion")
+        sequence.add_block(hard(system, np.pi, pulse_duration, "inversion"))
         sequence.add_block(pp.make_delay(wait(inversion_time - tail - DEAD - half, "the inversion time")))
     for n, (angle, time) in enumerate(zip(flip_angle, repetition_time, strict=True)):
         phase = np.pi * (n % 2)
-        play(angle, phase, "excitation")
+        sequence.add_block(hard(system, angle, pulse_duration, phase=phase))
         rest = wait(time - tail - DEAD - half, "the repetition time")
-        sample = pp.make_adc(num_samples=1, dwell=dwell, delay=time / 2 - tail - dwell / 2, phase_offset=phase,
-                             system=system)
-        sequence.add_block(sample, pp.make_delay(rest))
+        sequence.add_block(single_sample(system, time / 2 - tail, phase), pp.make_delay(rest))
     return compiled(sequence)

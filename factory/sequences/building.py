@@ -20,6 +20,7 @@ from factory.units import GAMMA_BAR
 
 RASTER = 1e-5  # s, of blocks and gradients
 DEAD = 1e-4  # s before each pulse, for the transmitter
+SAMPLE = 2e-6  # s, the dwell of a single sample
 
 
 def pypulseq() -> Any:
@@ -45,6 +46,17 @@ def selective(system: Any, angle: float, duration: float, thickness: float, prod
     return pypulseq().make_sinc_pulse(
         flip_angle=angle, duration=on_raster(duration), slice_thickness=thickness, time_bw_product=product,
         apodization=0.5, system=system, return_gz=True, delay=DEAD, use=use, phase_offset=phase)
+
+
+def hard(system: Any, angle: float, duration: float, use: str = "excitation", phase: float = 0.0) -> Any:
+    """Rectangular pulse without a gradient; rad, s."""
+    return pypulseq().make_block_pulse(flip_angle=angle, phase_offset=phase, duration=duration, delay=DEAD,
+                                       system=system, use=use)
+
+
+def single_sample(system: Any, time: float, phase: float = 0.0) -> Any:
+    """One sample, some time (s) after its block begins."""
+    return pypulseq().make_adc(num_samples=1, dwell=SAMPLE, delay=time - SAMPLE / 2, phase_offset=phase, system=system)
 
 
 def compiled(sequence: Any) -> Sequence:

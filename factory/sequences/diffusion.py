@@ -6,10 +6,8 @@ from typing import Annotated, Literal
 
 import numpy as np
 
-from factory.sequences.building import DEAD, RASTER, compiled, limits, on_raster, pypulseq, wait
+from factory.sequences.building import DEAD, RASTER, compiled, hard, limits, on_raster, pypulseq, single_sample, wait
 from factory.sequences.pulseq import Sequence
-
-SAMPLE = 2e-6  # s, the dwell of a single sample
 
 
 def diffusion(
@@ -65,19 +63,11 @@ def diffusion(
     to_echo = wait(on_raster(echo_time / 2) - tail - late - length, "the echo time")
     rest = wait(repetition_time - 2 * on_raster(echo_time / 2) + to_echo - DEAD - half, "the repetition time")
     sequence = pp.Sequence(system)
-
-    def play(angle: float, phase: float, use: str) -> None:
-        sequence.add_block(pp.make_block_pulse(flip_angle=angle, phase_offset=phase, duration=2 * half, delay=DEAD,
-                                               system=system, use=use))
-
     for b in b_value:
         gradient = pp.make_trapezoid(axis, amplitude=np.sqrt(b / weight), rise_time=rise, flat_time=lobe - rise,
                                      fall_time=rise, system=system)
-        sample = pp.make_adc(num_samples=1, dwell=SAMPLE, delay=to_echo - SAMPLE / 2, system=system)
-        play(np.pi / 2, 0.0, "excitation")
-        for block in (pp.make_delay(ahead), gradient, pp.make_delay(early)):
-            sequence.add_block(block)
-        play(np.pi, np.pi / 2, "refocusing")
-        for events in ([pp.make_delay(late)], [gradient], [sample, pp.make_delay(rest)]):
+        for events in ([hard(system, np.pi / 2, 2 * half)], [pp.make_delay(ahead)], [gradient], [pp.make_delay(early)],
+                       [hard(system, np.pi, 2 * half, "refocusing", np.pi / 2)], [pp.make_delay(late)], [gradient],
+                       [single_sample(system, to_echo), pp.make_delay(rest)]):
             sequence.add_block(*events)
     return compiled(sequence)

@@ -6,10 +6,8 @@ from typing import Annotated
 
 import numpy as np
 
-from factory.sequences.building import DEAD, RASTER, compiled, limits, on_raster, pypulseq, wait
+from factory.sequences.building import DEAD, RASTER, compiled, hard, limits, on_raster, pypulseq, single_sample, wait
 from factory.sequences.pulseq import Sequence
-
-SAMPLE = 2e-6  # s, the dwell of a single sample
 
 
 def velocity_encoding(
@@ -68,14 +66,12 @@ def velocity_encoding(
     area = 1 / (4 * limit * length)
     sequence = pp.Sequence(system)
     for sign in (1, -1):
-        sequence.add_block(pp.make_block_pulse(flip_angle=flip_angle, duration=2 * half, delay=DEAD, system=system,
-                                               use="excitation"))
+        sequence.add_block(hard(system, flip_angle, 2 * half))
         for way in (sign, -sign):
             sequence.add_block(*(pp.make_trapezoid(axis, amplitude=part * way * area / lobe, rise_time=rise,
                                                    flat_time=lobe - rise, fall_time=rise, system=system)
                                  for axis, part in unit.items()))  # fmt: skip
-        sample = pp.make_adc(num_samples=1, dwell=SAMPLE, delay=to_echo - SAMPLE / 2, system=system)
-        sequence.add_block(sample, pp.make_delay(rest))
+        sequence.add_block(single_sample(system, to_echo), pp.make_delay(rest))
         sequence.add_block(*(pp.make_trapezoid(axis, area=part * spoiler, duration=last, system=system)
                              for axis, part in unit.items()))  # fmt: skip
     return compiled(sequence)
